@@ -1,0 +1,263 @@
+"""Read, write and verify a bundle: the one thing that crosses from training to the rest of the house.
+
+A bundle is a folder, or a `.tar.gz` of it, that holds `bundle.json` and the files that it lists with their sha256.
+It is data only, never a pickle, and small enough to be held in memory, so all kinds of reference read alike: a
+mapping of file names to bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import shutil
+import tarfile
+import tempfile
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from onesheet.errors import (
+    BundleCorruptError,
+    BundleError,
+    BundleNotFoundError,
+    BundleSchemaError,
+    MissingExtraError,
+)
+from onesheet.image import PreprocessSpec
+
+SCHEMA_VERSION: Final = 1
+METADATA_FILE: Final = "bundle.json"
+MODEL_FILE: Final = "model.onnx"
+REFERENCE_FILE: Final = "reference.parquet"
+CARD_FILE: Final = "MODEL_CARD.md"
+REQUIRED_FILES: Final = (MODEL_FILE, REFERENCE_FILE, CARD_FILE)
+STARTER: Final = "starter"
+
+_MAX_BYTES: Final = 2 * 2**30
+_MAX_FILES: Final = 64
+
+Probability = Annotated[float, Field(ge=0, le=1)]
+
+
+class DataSummary(BaseModel):
+    """What the model was trained on."""
+
+    model_config = ConfigDict(frozen=True)
+
+    fingerprint: str = Field(description="sha256 over the manifest's rows: ids, pictures, genres and splits.")
+    seed: int = Field(description="Seed of the split.")
+    posters: dict[str, int] = Field(description="Number of posters in each split.")
+
+
+class Calibration(BaseModel):
+    """How logits become probabilities: sigmoid(scale * logit + shift), per genre, inside the graph."""
+
+    model_config = ConfigDict(frozen=True)
+
+    method: Literal["none", "platt"]
+    scale: tuple[float, ...]
+    shift: tuple[float, ...]
+
+
+class BundleMetadata(BaseModel):
+    """The content of `bundle.json`."""
+
+    model_config = ConfigDict(frozen=True)
+
+    schema_version: Literal[1]
+    name: str = Field(min_length=1)
+    version: str = Field(min_length=1)
+    created: datetime
+    git_commit: str | None
+    architecture: str = Field(description="timm name of the backbone.")
+    data: DataSummary
+    genres: tuple[str, ...] = Field(min_length=1)
+    preprocess: PreprocessSpec
+    thresholds: dict[str, Probability]
+    calibration: Calibration
+    metrics: dict[str, Any] = Field(description="By split; each figure with its number of posters.")
+    files: dict[str, str] = Field(description="sha256 of every other file.")
+
+    @model_validator(mode="after")
+    def _is_consistent(self) -> BundleMetadata:
+        if len(set(self.genres)) != len(self.genres):
+            raise ValueError("genres repeat")
+        if set(self.thresholds) != set(self.genres):
+            raise ValueError("thresholds do not match the genres")
+        if not len(self.genres) == len(self.calibration.scale) == len(self.calibration.shift):
+            raise ValueError("calibration does not match the genres")
+        missing = set(REQUIRED_FILES) - set(self.files)
+        if missing:
+            raise ValueError(f"files without a hash: {', '.join(sorted(missing))}")
+        return self
+
+    def summary(self) -> dict[str, Any]:
+        """The model card as JSON: everything but the hashes."""
+        return self.model_dump(mode="json", exclude={"files"})
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """A verified bundle in memory.
+
+    Attributes:
+        metadata: The parsed `bundle.json`.
+        files: Name to content, every file that `metadata.files` lists.
+    """
+
+    metadata: BundleMetadata
+    files: Mapping[str, bytes]
+
+    @property
+    def model(self) -> bytes:
+        """The ONNX graph."""
+        return self.files[MODEL_FILE]
+
+
+def load_bundle(ref: str | Path = STARTER) -> Bundle:
+    """Read and verify a bundle.
+
+    Args:
+        ref: A folder, a `.tar.gz`, `starter`, or an address such as `gs://bucket/folder` (needs the `gcs` extra).
+
+    Raises:
+        BundleNotFoundError: Nothing is there.
+        BundleSchemaError: It was written for another version of onesheet.
+        BundleCorruptError: A file is missing, or differs from its recorded hash.
+    """
+    files = _read_files(str(ref))
+    if METADATA_FILE not in files:
+        raise BundleNotFoundError(f"{ref} holds no {METADATA_FILE}")
+    metadata = _parse_metadata(files[METADATA_FILE])
+    listed: dict[str, bytes] = {}
+    for name, expected in metadata.files.items():
+        if name not in files:
+            raise BundleCorruptError(f"{name} is missing from the bundle")
+        if hashlib.sha256(files[name]).hexdigest() != expected:
+            raise BundleCorruptError(f"{name} differs from the hash in {METADATA_FILE}; get the bundle again")
+        listed[name] = files[name]
+    return Bundle(metadata, listed)
+
+
+def write_bundle(metadata: Mapping[str, Any], files: Mapping[str, bytes], out: Path) -> Bundle:
+    """Write a bundle as the folder `out` and as `out` + `.tar.gz`; neither is ever there half-written.
+
+    Args:
+        metadata: The fields of `BundleMetadata` but `schema_version` and `files`, which are filled in here.
+        files: Content of every other file, by name.
+        out: Folder to create; an older bundle there is replaced.
+
+    Returns:
+        The bundle as `load_bundle` reads it back.
+    """
+    hashes = {name: hashlib.sha256(content).hexdigest() for name, content in sorted(files.items())}
+    document = BundleMetadata.model_validate(
+        {**metadata, "schema_version": SCHEMA_VERSION, "files": hashes}
+    ).model_dump_json(indent=2)
+    contents = {METADATA_FILE: document.encode() + b"\n", **files}
+    out.parent.mkdir(parents=True, exist_ok=True)
+    if out.exists() and not (out / METADATA_FILE).is_file() and any(out.iterdir()):
+        raise BundleError(f"{out} is in use and is no bundle; name another folder")
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as scratch:
+        folder, archive = Path(scratch, "bundle"), Path(scratch, "bundle.tar.gz")
+        folder.mkdir()
+        for name, content in contents.items():
+            (folder / name).write_bytes(content)
+        with tarfile.open(archive, "w:gz") as tar:
+            tar.add(folder, arcname=out.name)
+        bundle = load_bundle(folder)
+        if out.exists():
+            out.rename(Path(scratch, "replaced"))
+        folder.rename(out)
+        archive.replace(out.with_name(out.name + ".tar.gz"))
+    return bundle
+
+
+def _parse_metadata(document: bytes) -> BundleMetadata:
+    try:
+        fields = json.loads(document)
+        version = fields["schema_version"]
+    except (ValueError, TypeError, KeyError) as error:
+        raise BundleCorruptError(f"{METADATA_FILE} is not readable") from error
+    if version != SCHEMA_VERSION:
+        advice = "upgrade onesheet" if isinstance(version, int) and version > SCHEMA_VERSION else "export it again"
+        raise BundleSchemaError(
+            f"the bundle has schema {version}, this onesheet reads schema {SCHEMA_VERSION}: {advice}"
+        )
+    try:
+        return BundleMetadata.model_validate(fields)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "content"
+        raise BundleCorruptError(f"{METADATA_FILE}: {where}: {first['msg']}") from error
+
+
+def _read_files(ref: str) -> dict[str, bytes]:
+    if ref == STARTER:
+        with resources.as_file(resources.files("onesheet") / "starter") as folder:
+            return _read_folder(folder)
+    if "://" in ref:
+        return _read_remote(ref)
+    path = Path(ref)
+    if path.is_dir():
+        return _read_folder(path)
+    if path.is_file():
+        return _read_archive(path)
+    raise BundleNotFoundError(f"no bundle at {ref}: name a folder, a .tar.gz or `starter`")
+
+
+def _read_folder(folder: Path) -> dict[str, bytes]:
+    paths = sorted(path for path in folder.iterdir() if path.is_file())
+    _check_size(len(paths), sum(path.stat().st_size for path in paths))
+    return {path.name: path.read_bytes() for path in paths}
+
+
+def _read_archive(path: Path) -> dict[str, bytes]:
+    files: dict[str, bytes] = {}
+    total = 0
+    try:
+        with tarfile.open(path, "r:gz") as tar:
+            for member in tar:
+                if not member.isfile():
+                    continue
+                total += member.size
+                _check_size(len(files) + 1, total)
+                content = tar.extractfile(member)
+                files[Path(member.name).name] = content.read() if content else b""
+    except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
+        raise BundleCorruptError(f"{path.name} is not a readable .tar.gz") from error
+    return files
+
+
+def _read_remote(ref: str) -> dict[str, bytes]:
+    try:
+        import fsspec
+    except ImportError as error:
+        raise MissingExtraError("bundles on gs:// need an extra: pip install 'onesheet[gcs]'") from error
+    try:
+        filesystem, path = fsspec.url_to_fs(ref)
+        found = filesystem.find(path, maxdepth=1, detail=True)
+        _check_size(len(found), sum(int(entry["size"]) for entry in found.values()))
+        contents = {str(name): bytes(filesystem.cat_file(name)) for name in found}
+    except (OSError, ValueError, ImportError) as error:
+        raise BundleNotFoundError(f"cannot read {ref}: {error}") from error
+    if len(contents) == 1 and path.endswith(".tar.gz"):
+        with tempfile.TemporaryDirectory() as scratch:
+            archive = Path(scratch, Path(path).name)
+            shutil.copyfileobj(io.BytesIO(next(iter(contents.values()))), archive.open("wb"))
+            return _read_archive(archive)
+    return {name.rsplit("/", 1)[-1]: content for name, content in contents.items()}
+
+
+def _check_size(files: int, total_bytes: int) -> None:
+    if files > _MAX_FILES or total_bytes > _MAX_BYTES:
+        raise BundleError(
+            f"too large for a bundle: more than {_MAX_FILES} files or {_MAX_BYTES // 2**20} MiB"
+        )

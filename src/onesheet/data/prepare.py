@@ -1,0 +1,115 @@
+"""Raw posters to a manifest: look at every picture, set the bad ones aside, split the good ones."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from onesheet.data.labels import Labels, find_poster, read_labels
+from onesheet.data.manifest import MANIFEST_FILE, Entry, Manifest, write_manifest
+from onesheet.data.split import SPLITS, group_near_identical, stratified_split
+from onesheet.errors import DataError, ImageError
+from onesheet.image import decode, read_bytes, to_rgb
+from onesheet.predictor import map_batches, usable_cores
+
+LABELS_FILE = "train.csv"
+IMAGES_FOLDER = "Images"
+DEFAULT_SEED = 42
+
+
+def prepare(
+    raw: Path, out: Path, seed: int = DEFAULT_SEED, on_poster: Callable[[int, int], None] | None = None
+) -> Manifest:
+    """Build the manifest of a folder of raw posters; a pure function of the data and the seed.
+
+    Args:
+        raw: Folder with `train.csv` and `Images/`; never changed.
+        out: Folder for `manifest.parquet`.
+        seed: Of the split.
+        on_poster: Called with (done, total) as posters are inspected.
+
+    Raises:
+        DataError: The labels cannot be read, or no poster is usable.
+    """
+    labels = read_labels(raw / LABELS_FILE)
+    entries = _inspect_all(raw, labels, on_poster)
+    entries = _assign_splits(entries, labels.genres, seed)
+    manifest = Manifest(tuple(entries), labels.genres, seed, raw)
+    write_manifest(manifest, out / MANIFEST_FILE)
+    return manifest
+
+
+def _inspect_all(
+    raw: Path, labels: Labels, on_poster: Callable[[int, int], None] | None
+) -> list[Entry]:
+    films = sorted(labels.by_id)
+    entries: list[Entry] = []
+    for entry in map_batches(
+        lambda batch: [_inspect(raw, film, labels) for film in batch], films, usable_cores()
+    ):
+        entries.append(entry)
+        if on_poster:
+            on_poster(len(entries), len(films))
+    return entries
+
+
+def _inspect(raw: Path, film: str, labels: Labels) -> Entry:
+    """Decode a poster completely and note its facts, or why it cannot be used."""
+    import imagehash
+
+    path = find_poster(raw / IMAGES_FOLDER, film)
+    problems = ["rows disagree on the genres; united"] if film in labels.conflicts else []
+    entry = Entry(
+        id=film,
+        path=path.relative_to(raw).as_posix(),
+        genres=labels.by_id[film],
+        split=None,
+        group=None,
+        sha256=None,
+        phash=None,
+        width=None,
+        height=None,
+        mode=None,
+        problems=(*problems, "no genre") if not labels.by_id[film] else tuple(problems),
+    )
+    try:
+        data = read_bytes(path)
+        entry = replace(entry, sha256=hashlib.sha256(data).hexdigest())
+        image = decode(data)
+    except ImageError as error:
+        return replace(entry, problems=(*entry.problems, f"{error.code}: {error.message}"))
+    return replace(
+        entry,
+        phash=str(imagehash.phash(to_rgb(image))),
+        width=image.width,
+        height=image.height,
+        mode=image.mode,
+    )
+
+
+def _assign_splits(entries: list[Entry], genres: tuple[str, ...], seed: int) -> list[Entry]:
+    usable = [entry for entry in entries if entry.phash is not None and entry.genres]
+    if not usable:
+        raise DataError("no poster is usable: every one is unreadable or without a genre")
+    hashes = np.array([int(entry.phash or "", 16) for entry in usable], dtype=np.uint64)
+    groups = group_near_identical(hashes)
+    targets = np.array([[genre in entry.genres for genre in genres] for entry in usable])
+    splits = stratified_split(targets, groups, seed)
+    assigned = {
+        entry.id: replace(
+            entry,
+            split=SPLITS[split],
+            group=usable[group].id,
+            problems=entry.problems if usable[group] is entry else (*entry.problems, _near(usable[group])),
+        )
+        for entry, split, group in zip(usable, splits, groups, strict=True)
+    }
+    return [assigned.get(entry.id, entry) for entry in entries]
+
+
+def _near(original: Entry) -> str:
+    return f"near-identical to {original.id}; kept on the same side"

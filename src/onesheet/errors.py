@@ -1,0 +1,214 @@
+"""One small tree of errors: what went wrong, in words that may be shown to anybody.
+
+Every error carries a stable `code` (for programs), an HTTP `status`, and a message that is safe to show: it names
+what the user gave, never a path of the server or a stack frame.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class OnesheetError(Exception):
+    """Base of every error that onesheet raises on purpose.
+
+    Attributes:
+        code: Stable, lower-case identifier; part of the JSON and HTTP contracts.
+        status: HTTP status that fits the error.
+        title: Short human-readable summary of the kind of error.
+    """
+
+    code: ClassVar[str] = "error"
+    status: ClassVar[int] = 500
+    title: ClassVar[str] = "Something went wrong"
+
+    def __init__(self, message: str | None = None) -> None:
+        super().__init__(message or self.title)
+
+    @property
+    def message(self) -> str:
+        """What happened, in one sentence."""
+        return str(self)
+
+    def to_dict(self) -> dict[str, str]:
+        """The `error` object of the JSON contract."""
+        return {"code": self.code, "message": self.message}
+
+
+class InvalidRequestError(OnesheetError):
+    """An argument or option is out of its range."""
+
+    code = "invalid_request"
+    status = 422
+    title = "Invalid request"
+
+
+# ---------------------------------------------------------------------------------------------- pictures
+
+
+class ImageError(OnesheetError):
+    """A picture cannot be answered; the others can."""
+
+    code = "bad_image"
+    status = 400
+    title = "Bad image"
+
+
+class ImageNotFoundError(ImageError):
+    """No file has this name."""
+
+    code = "not_found"
+    title = "File not found"
+
+
+class NotAFileError(ImageError):
+    """A folder, a pipe or a device was named where a picture file is needed."""
+
+    code = "not_a_file"
+    title = "Not a file"
+
+
+class UnreadableFileError(ImageError):
+    """The operating system refuses to read the file."""
+
+    code = "unreadable_file"
+    title = "File cannot be read"
+
+
+class EmptyImageError(ImageError):
+    """There are no bytes."""
+
+    code = "empty_image"
+    title = "Empty image"
+
+
+class NotAnImageError(ImageError):
+    """The bytes are no picture."""
+
+    code = "not_an_image"
+    title = "Not an image"
+
+
+class CorruptImageError(ImageError):
+    """The picture starts well but is truncated or damaged."""
+
+    code = "corrupt_image"
+    title = "Image is truncated or damaged"
+
+
+class UnsupportedImageError(ImageError):
+    """A picture, but of a format that onesheet does not read."""
+
+    code = "unsupported_format"
+    status = 415
+    title = "Unsupported image format"
+
+
+class ImageTooLargeError(ImageError):
+    """More bytes or pixels than are allowed."""
+
+    code = "image_too_large"
+    status = 413
+    title = "Image too large"
+
+
+class ImageShapeError(ImageError):
+    """Too small or too elongated to be a poster."""
+
+    code = "not_poster_shaped"
+    status = 422
+    title = "Not the shape of a poster"
+
+
+# ----------------------------------------------------------------------------------------------- bundles
+
+
+class BundleError(OnesheetError):
+    """A bundle cannot be used."""
+
+    code = "bad_bundle"
+    status = 503
+    title = "Bad bundle"
+
+
+class BundleNotFoundError(BundleError):
+    """No bundle answers to this reference."""
+
+    code = "bundle_not_found"
+    title = "Bundle not found"
+
+
+class BundleCorruptError(BundleError):
+    """A file of the bundle is missing or differs from its recorded hash."""
+
+    code = "bundle_corrupt"
+    title = "Bundle is damaged"
+
+
+class BundleSchemaError(BundleError):
+    """The bundle was written for another version of onesheet."""
+
+    code = "bundle_schema"
+    title = "Bundle schema is not supported"
+
+
+class NotReadyError(OnesheetError):
+    """The model is still being loaded."""
+
+    code = "not_ready"
+    status = 503
+    title = "Not ready"
+
+
+# ---------------------------------------------------------------------------------------- the working bench
+
+
+class DataError(OnesheetError):
+    """Labels or pictures on disk are not what they should be."""
+
+    code = "bad_data"
+    status = 422
+    title = "Bad data"
+
+
+class FetchError(DataError):
+    """Posters could not be fetched completely."""
+
+    code = "fetch_failed"
+    title = "Fetch failed"
+
+
+class ConfigError(OnesheetError):
+    """The training configuration is wrong."""
+
+    code = "bad_config"
+    status = 422
+    title = "Bad configuration"
+
+
+class TrainingError(OnesheetError):
+    """Training cannot start or go on."""
+
+    code = "training_failed"
+    title = "Training failed"
+
+
+class ExportError(OnesheetError):
+    """A checkpoint cannot become a bundle."""
+
+    code = "export_failed"
+    title = "Export failed"
+
+
+class ParityError(ExportError):
+    """Torch and ONNX disagree on the same posters."""
+
+    code = "parity_failed"
+    title = "Torch and ONNX disagree"
+
+
+class MissingExtraError(OnesheetError):
+    """A command needs an extra that is not installed."""
+
+    code = "missing_extra"
+    title = "Extra not installed"

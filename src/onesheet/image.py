@@ -1,0 +1,308 @@
+"""Untrusted bytes to RGB pixels, safely and always the same way.
+
+Training and serving both come through `load_picture`: one decoder, one orientation rule, one resize kernel. What may
+be read is decided by content, never by file name, and before any pixel is decoded.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import struct
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+import numpy as np
+from PIL import ExifTags, Image, ImageOps
+
+from onesheet.errors import (
+    CorruptImageError,
+    EmptyImageError,
+    ImageNotFoundError,
+    ImageShapeError,
+    ImageTooLargeError,
+    InvalidRequestError,
+    NotAFileError,
+    NotAnImageError,
+    UnreadableFileError,
+    UnsupportedImageError,
+)
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+ImageSource: TypeAlias = "bytes | str | os.PathLike[str] | Image.Image | NDArray[np.uint8]"
+
+READABLE_FORMATS = ("JPEG", "PNG", "WEBP", "GIF")
+
+# What Pillow's decoders raise on damaged or hostile bytes.
+_DECODER_FAILURES = (
+    OSError,
+    ValueError,
+    SyntaxError,
+    EOFError,
+    LookupError,
+    TypeError,
+    ArithmeticError,
+    AttributeError,
+    struct.error,
+    zlib.error,
+)
+
+# Formats that people do send; naming them is kinder than "not an image".
+_FOREIGN_SIGNATURES = (
+    (4, b"ftypavi", "AVIF"),
+    (4, b"ftyp", "HEIC"),
+    (0, b"II*\0", "TIFF"),
+    (0, b"MM\0*", "TIFF"),
+    (0, b"BM", "BMP"),
+    (0, b"%PDF", "PDF"),
+    (0, b"\0\0\1\0", "ICO"),
+    (0, b"\xff\x0a", "JPEG XL"),
+    (0, b"\0\0\0\x0cJXL ", "JPEG XL"),
+    (0, b"<svg", "SVG"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ImageLimits:
+    """What is accepted as a poster.
+
+    Attributes:
+        max_bytes: Largest encoded size, in bytes.
+        max_pixels: Largest width x height; read from the header, before decoding.
+        min_side: Shortest side, in pixels.
+        max_aspect: Longest side over shortest side.
+    """
+
+    max_bytes: int = 20 * 2**20
+    max_pixels: int = 25_000_000
+    min_side: int = 16
+    max_aspect: float = 8.0
+
+
+DEFAULT_LIMITS = ImageLimits()
+
+
+@dataclass(frozen=True, slots=True)
+class PreprocessSpec:
+    """How a picture becomes the input of a network; travels with the weights in `bundle.json`.
+
+    Attributes:
+        height: Rows of the network's input, in pixels.
+        width: Columns of the network's input, in pixels.
+        fit: `stretch`: the whole poster is squeezed into height x width.
+        interpolation: Pillow's antialiased resampling kernel.
+        reducing_gap: The picture may first be shrunk by cheap whole factors to no less than this many times the
+            target size (a JPEG while it is decoded, others by box averaging).
+    """
+
+    height: int
+    width: int
+    fit: Literal["stretch"] = "stretch"
+    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
+    reducing_gap: float = 2.0
+
+
+_RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """A picture ready for the network.
+
+    Attributes:
+        pixels: uint8 `[height, width, 3]`, RGB, of the size the `PreprocessSpec` asks for.
+        width: Width of the original as a viewer shows it, in pixels.
+        height: Height of the original as a viewer shows it, in pixels.
+    """
+
+    pixels: NDArray[np.uint8]
+    width: int
+    height: int
+
+
+def load_picture(
+    source: ImageSource, spec: PreprocessSpec, limits: ImageLimits = DEFAULT_LIMITS
+) -> Picture:
+    """Turn a picture of any accepted kind into the network's input.
+
+    Args:
+        source: Encoded bytes, a path, a Pillow image, or a uint8 array `[H, W, 3]` or `[H, W]`.
+        spec: The size and kernel to resize with.
+        limits: What is accepted.
+
+    Raises:
+        ImageError: The picture cannot be read; its subclass says why.
+    """
+    if isinstance(source, Image.Image):
+        image = _upright(source)
+    elif isinstance(source, np.ndarray):
+        image = _from_array(source)
+    else:
+        data = source if isinstance(source, bytes) else read_bytes(Path(source), limits)
+        gap = spec.reducing_gap
+        image = decode(data, limits, at_least=(round(spec.width * gap), round(spec.height * gap)))
+    width, height = image.info.get("original_size", image.size)
+    _check_shape(width, height, limits)
+    resized = to_rgb(image).resize(
+        (spec.width, spec.height), _RESAMPLING[spec.interpolation], reducing_gap=spec.reducing_gap
+    )
+    return Picture(np.asarray(resized), width, height)
+
+
+def read_bytes(path: Path, limits: ImageLimits = DEFAULT_LIMITS) -> bytes:
+    """Read an encoded picture from disk; never more than `limits.max_bytes`.
+
+    Raises:
+        ImageNotFoundError, NotAFileError, UnreadableFileError, ImageTooLargeError: As their names say.
+    """
+    try:
+        # Asked before opening: to open a pipe would wait for its writer.
+        if path.exists() and not path.is_file():
+            kind = "folder" if path.is_dir() else "special file"
+            raise NotAFileError(f"{path.name or path} is a {kind}; name a picture file")
+        with path.open("rb") as file:
+            data = file.read(limits.max_bytes + 1)
+    except FileNotFoundError as error:
+        raise ImageNotFoundError(f"no such file: {path}") from error
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or "invalid name"
+        raise UnreadableFileError(f"cannot read {path.name}: {reason}") from error
+    if len(data) > limits.max_bytes:
+        raise ImageTooLargeError(f"the file is larger than {limits.max_bytes / 2**20:.0f} MiB")
+    return data
+
+
+def decode(
+    data: bytes, limits: ImageLimits = DEFAULT_LIMITS, at_least: tuple[int, int] | None = None
+) -> Image.Image:
+    """Decode untrusted bytes to an upright Pillow image (first frame, in its own colour mode).
+
+    Args:
+        data: Encoded JPEG, PNG, WebP or GIF.
+        limits: What is accepted; the pixel count is checked on the header, before decoding.
+        at_least: `(width, height)` that suffices: a JPEG may be decoded smaller, but no smaller than this.
+
+    Returns:
+        The image; `info["original_size"]` is its upright `(width, height)` before any reduction.
+
+    Raises:
+        EmptyImageError, NotAnImageError, UnsupportedImageError, CorruptImageError, ImageTooLargeError,
+        ImageShapeError: As their names say.
+    """
+    if not data:
+        raise EmptyImageError("the file is empty")
+    if len(data) > limits.max_bytes:
+        raise ImageTooLargeError(f"the file is larger than {limits.max_bytes / 2**20:.0f} MiB")
+    image = _open(data, limits)
+    _check_pixels(image, limits)
+    try:
+        turned = image.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
+        original_size = image.size[::-1] if turned else image.size
+        _check_shape(*original_size, limits)
+        if at_least is not None and image.format in ("JPEG", "MPO"):
+            image.draft(None, at_least[::-1] if turned else at_least)
+        image.load()
+        upright = _upright(image)
+    except _DECODER_FAILURES as error:
+        raise CorruptImageError("the image is truncated or damaged") from error
+    upright.info["original_size"] = original_size
+    return upright
+
+
+def _open(data: bytes, limits: ImageLimits) -> Image.Image:
+    """Read the header only."""
+    try:
+        return Image.open(io.BytesIO(data), formats=READABLE_FORMATS)
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise ImageTooLargeError(_too_many_pixels(limits)) from error
+    except _DECODER_FAILURES as error:
+        head = data[:4096].lstrip()
+        for offset, signature, name in _FOREIGN_SIGNATURES:
+            if head[offset:].startswith(signature):
+                raise UnsupportedImageError(
+                    f"{name} is not supported; convert the picture to JPEG, PNG, WebP or GIF"
+                ) from error
+        raise NotAnImageError("the file is not a JPEG, PNG, WebP or GIF picture") from error
+
+
+def _check_pixels(image: Image.Image, limits: ImageLimits) -> None:
+    if image.width * image.height > limits.max_pixels:
+        raise ImageTooLargeError(f"{image.width}x{image.height} pixels: {_too_many_pixels(limits)}")
+
+
+def _too_many_pixels(limits: ImageLimits) -> str:
+    return f"at most {limits.max_pixels / 1e6:.0f} megapixels are read"
+
+
+def _check_shape(width: int, height: int, limits: ImageLimits) -> None:
+    if min(width, height) < limits.min_side:
+        raise ImageShapeError(f"{width}x{height} pixels: a poster has at least {limits.min_side} a side")
+    if max(width, height) > limits.max_aspect * min(width, height):
+        raise ImageShapeError(
+            f"{width}x{height} pixels: a poster's long side is at most {limits.max_aspect:g} times its short one"
+        )
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """Apply the EXIF orientation, as every viewer does."""
+    return ImageOps.exif_transpose(image)
+
+
+def _from_array(array: NDArray[np.uint8]) -> Image.Image:
+    if array.dtype != np.uint8 or array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] != 3):
+        raise InvalidRequestError(
+            f"an array must be uint8 [H, W, 3] or [H, W], not {array.dtype} {list(array.shape)}"
+        )
+    if not array.size:
+        raise EmptyImageError("the array is empty")
+    return Image.fromarray(array)
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Any colour mode to RGB; what is transparent shows white, as on a page."""
+    if image.mode == "RGB":
+        return image
+    if image.mode.startswith("I"):  # 16 bits a sample; convert() would clip instead of scale
+        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
+    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
+        rgba = image.convert("RGBA")
+        page = Image.new("RGBA", rgba.size, "white")
+        return Image.alpha_composite(page, rgba).convert("RGB")
+    return image.convert("RGB")
+
+
+def image_statistics(picture: Picture) -> dict[str, float]:
+    """What production watches of a picture; reference and current data both come from here.
+
+    Returns:
+        `mean`, `std`, `min`, `max` of the 0-255 samples; `brightness` and `contrast` (mean and standard deviation
+        of the Rec. 601 luma, 0-1); `colourfulness` (Hasler and Suesstrunk 2003); `sharpness` (variance of the
+        Laplacian of the luma, Pech-Pacheco et al. 2000); `width`, `height` in pixels and `aspect` = width / height
+        of the original.
+    """
+    rgb = picture.pixels.astype(np.float32)
+    red, green, blue = rgb[..., 0], rgb[..., 1], rgb[..., 2]
+    luma = (0.299 * red + 0.587 * green + 0.114 * blue) / 255
+    laplacian = (
+        luma[:-2, 1:-1] + luma[2:, 1:-1] + luma[1:-1, :-2] + luma[1:-1, 2:] - 4 * luma[1:-1, 1:-1]
+    )
+    red_green, yellow_blue = red - green, 0.5 * (red + green) - blue
+    spread = np.hypot(red_green.std(), yellow_blue.std())
+    centre = np.hypot(red_green.mean(), yellow_blue.mean())
+    return {
+        "mean": float(rgb.mean()),
+        "std": float(rgb.std()),
+        "min": float(rgb.min()),
+        "max": float(rgb.max()),
+        "brightness": float(luma.mean()),
+        "contrast": float(luma.std()),
+        "colourfulness": float(spread + 0.3 * centre),
+        "sharpness": float(laplacian.var()),
+        "width": float(picture.width),
+        "height": float(picture.height),
+        "aspect": picture.width / picture.height,
+    }

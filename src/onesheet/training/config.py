@@ -1,0 +1,195 @@
+"""The typed configuration of a training run, composed by Hydra from `configs/`."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+from hydra import compose, initialize_config_dir
+from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException
+from omegaconf import MISSING, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from onesheet.errors import ConfigError
+
+
+@dataclass
+class DataConfig:
+    """Which posters, and how they reach the network.
+
+    Attributes:
+        raw: Folder that `onesheet data fetch` filled.
+        processed: Folder that `onesheet data prepare` filled.
+        batch_size: Posters in a batch.
+        workers: Loader processes beside the training process.
+        cache: Keep the decoded posters in memory.
+        limit: Take only so many posters of each split; 0 takes all.
+    """
+
+    raw: str = "data/raw"
+    processed: str = "data/processed"
+    batch_size: int = 64
+    workers: int = 1
+    cache: bool = True
+    limit: int = 0
+
+
+@dataclass
+class ModelConfig:
+    """The network.
+
+    Attributes:
+        backbone: Any timm model.
+        pretrained: Start from timm's pretrained weights.
+        weights: A local file of such weights, instead of a download.
+        height: Rows of the input, in pixels.
+        width: Columns of the input, in pixels.
+        dropout: In front of the head.
+        options: Further arguments of the timm model.
+    """
+
+    backbone: str = "resnet18"
+    pretrained: bool = True
+    weights: str | None = None
+    height: int = 320
+    width: int = 224
+    dropout: float = 0.2
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class OptimizerConfig:
+    """AdamW with a linear warm-up and a cosine down to nothing.
+
+    Attributes:
+        lr: Peak learning rate.
+        weight_decay: Of weights, not of biases and normalisation.
+        warmup: Share of all steps.
+    """
+
+    lr: float = 1e-3
+    weight_decay: float = 0.05
+    warmup: float = 0.1
+
+
+@dataclass
+class AugmentConfig:
+    """What may happen to a training poster.
+
+    Attributes:
+        min_scale: Smallest share of the poster's area that a crop keeps; 1 switches crops off.
+        flip: Probability of a horizontal flip.
+        jitter: Strength of random brightness, contrast and saturation.
+        erase: Probability that a rectangle is blanked.
+        mixup: Alpha of the Beta distribution that two posters are mixed by; 0 switches it off.
+    """
+
+    min_scale: float = 0.5
+    flip: float = 0.5
+    jitter: float = 0.2
+    erase: float = 0.2
+    mixup: float = 0.2
+
+
+@dataclass
+class TrainerConfig:
+    """How long and how.
+
+    Attributes:
+        epochs: Passes over the training posters.
+        precision: Lightning's: `32-true`, `bf16-mixed`, `16-mixed`.
+        accelerator: Lightning's: `auto`, `cpu`, `gpu`.
+        channels_last: Memory layout that convolutions like on most machines.
+        ema_decay: Of the averaged weights that are validated and kept; 0 switches averaging off.
+        gradient_clip: Largest gradient norm; 0 switches clipping off.
+        log_every: Steps between two log lines of the training loss.
+    """
+
+    epochs: int = 30
+    precision: str = "32-true"
+    accelerator: str = "auto"
+    channels_last: bool = True
+    ema_decay: float = 0.999
+    gradient_clip: float = 1.0
+    log_every: int = 10
+
+
+@dataclass
+class TrainConfig:
+    """A training run.
+
+    Attributes:
+        name: Names the model in the bundle.
+        run_dir: Folder of the run: configuration, metrics, checkpoints.
+        seed: Of weights, order and augmentation.
+        resume: Go on from the last checkpoint in `run_dir`.
+    """
+
+    name: str = "onesheet"
+    run_dir: str = MISSING
+    seed: int = 42
+    resume: bool = False
+    data: DataConfig = field(default_factory=DataConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+
+
+def default_config_dir() -> Path:
+    """Where the shipped configuration lies: inside the package, or in the checkout that it runs from."""
+    package = Path(__file__).resolve().parents[1]
+    installed = package / "configs"
+    return installed if installed.is_dir() else package.parents[1] / "configs"
+
+
+def compose_config(overrides: Sequence[str], config_dir: Path | None = None) -> TrainConfig:
+    """Compose `config.yaml` and Hydra overrides into a checked configuration.
+
+    Args:
+        overrides: Such as `experiment=smoke` or `optimizer.lr=3e-4`.
+        config_dir: Folder with `config.yaml`; default: the shipped one.
+
+    Raises:
+        ConfigError: A key is unknown (the nearest known one is named), or a value is of the wrong type.
+    """
+    ConfigStore.instance().store(name="schema", node=TrainConfig)
+    GlobalHydra.instance().clear()
+    folder = (config_dir or default_config_dir()).resolve()
+    try:
+        with initialize_config_dir(str(folder), version_base="1.3", job_name="train"):
+            composed = compose("config", overrides=list(overrides))
+            return cast("TrainConfig", OmegaConf.to_object(composed))
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigError(_explain(error, overrides)) from error
+
+
+def to_yaml(config: TrainConfig) -> str:
+    """The complete configuration, as it is kept beside a run."""
+    return OmegaConf.to_yaml(OmegaConf.structured(config))
+
+
+def _explain(error: Exception, overrides: Sequence[str]) -> str:
+    """One line: Hydra's reason, and the nearest known key for each override that names an unknown one."""
+    known = _keys(OmegaConf.structured(TrainConfig))
+    for override in overrides:
+        key = override.partition("=")[0].lstrip("+~")
+        if key not in known and key != "experiment" and "." in key or key not in known and "=" not in override:
+            near = difflib.get_close_matches(key, known, n=1)
+            return f"unknown key `{key}`" + (f"; did you mean `{near[0]}`?" if near else "")
+    cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
+    return str(cause).strip().splitlines()[0]
+
+
+def _keys(config: Any, prefix: str = "") -> list[str]:
+    keys: list[str] = []
+    for key in config:
+        keys.append(prefix + str(key))
+        if OmegaConf.is_dict(OmegaConf.to_container(config)[key] if False else config._get_node(key)):
+            keys += _keys(config._get_node(key), f"{prefix}{key}.")
+    return keys

@@ -1,0 +1,149 @@
+"""`onesheet train`: a configuration to a folder with checkpoints and metrics."""
+
+from __future__ import annotations
+
+import subprocess
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from onesheet.data.manifest import MANIFEST_FILE, Manifest, read_manifest
+from onesheet.errors import TrainingError
+from onesheet.training.config import TrainConfig, to_yaml
+from onesheet.training.network import PosterNet, require_pretrained
+
+if TYPE_CHECKING:
+    import lightning as L
+
+    from onesheet.image import PreprocessSpec
+
+BEST = "best.ckpt"
+LAST = "last.ckpt"
+CONFIG_FILE = "config.yaml"
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingResult:
+    """Where a run has left its work.
+
+    Attributes:
+        best: Checkpoint with the highest validation mAP.
+        last: Checkpoint to resume from.
+        map_macro: The best validation mAP (macro).
+    """
+
+    best: Path
+    last: Path
+    map_macro: float
+
+
+def train(config: TrainConfig) -> TrainingResult:
+    """Train a model.
+
+    Raises:
+        DataError: There is no manifest.
+        TrainingError: Pretrained weights are out of reach, or the run's folder is in use.
+        ConfigError: timm does not know the model.
+    """
+    run_dir = Path(config.run_dir)
+    checkpoint = _checkpoint_to_resume(run_dir, resume=config.resume)
+    manifest = read_manifest(Path(config.data.processed) / MANIFEST_FILE, Path(config.data.raw))
+    if config.model.pretrained and checkpoint is None:
+        require_pretrained(config.model)
+
+    import lightning as L
+
+    from onesheet.data.datamodule import PosterDataModule
+    from onesheet.training.module import GenreModule
+
+    L.seed_everything(config.seed, workers=True, verbose=False)
+    run_dir.mkdir(parents=True, exist_ok=True)
+    (run_dir / CONFIG_FILE).write_text(to_yaml(config))
+    spec = preprocess_spec(config)
+    network = PosterNet(
+        config.model, len(manifest.genres), pretrained=config.model.pretrained and checkpoint is None
+    )
+    module = GenreModule(network, config, _provenance(config, manifest))
+    posters = PosterDataModule(manifest, config.data, config.augment, spec)
+    trainer = _trainer(config, run_dir)
+    trainer.fit(module, posters, ckpt_path=checkpoint)
+    return _result(trainer, run_dir)
+
+
+def preprocess_spec(config: TrainConfig) -> PreprocessSpec:
+    """How pictures are read for this network."""
+    from onesheet.image import PreprocessSpec
+
+    return PreprocessSpec(config.model.height, config.model.width)
+
+
+def _checkpoint_to_resume(run_dir: Path, *, resume: bool) -> Path | None:
+    last = run_dir / LAST
+    if resume and not last.is_file():
+        raise TrainingError(f"nothing to resume: {last} is not there")
+    if not resume and last.exists():
+        raise TrainingError(f"{run_dir} holds a run: go on with resume=true, or name another run_dir")
+    return last if resume else None
+
+
+def _trainer(config: TrainConfig, run_dir: Path) -> L.Trainer:
+    import lightning as L
+    from lightning.pytorch.callbacks import Callback, EMAWeightAveraging, ModelCheckpoint, RichProgressBar
+    from lightning.pytorch.loggers import CSVLogger
+
+    best = ModelCheckpoint(
+        dirpath=run_dir,
+        filename=Path(BEST).stem,
+        monitor="val/map_macro",
+        mode="max",
+        save_last=True,
+        enable_version_counter=False,
+    )
+    callbacks: list[Callback] = [best, RichProgressBar()]
+    if config.trainer.ema_decay > 0:
+        callbacks.append(EMAWeightAveraging(decay=config.trainer.ema_decay))
+    return L.Trainer(
+        max_epochs=config.trainer.epochs,
+        precision=config.trainer.precision,
+        accelerator=config.trainer.accelerator,
+        gradient_clip_val=config.trainer.gradient_clip or None,
+        log_every_n_steps=config.trainer.log_every,
+        callbacks=callbacks,
+        logger=CSVLogger(run_dir, name=None, version=""),
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+    )
+
+
+def _provenance(config: TrainConfig, manifest: Manifest) -> dict[str, Any]:
+    """What export needs to know, in plain values: a checkpoint is loaded without unpickling."""
+    train = manifest.split("train")
+    return {
+        "name": config.name,
+        "model": asdict(config.model),
+        "data": {"raw": config.data.raw, "processed": config.data.processed},
+        "genres": list(manifest.genres),
+        "fingerprint": manifest.fingerprint,
+        "split_seed": manifest.seed,
+        "genre_counts": dict(zip(manifest.genres, train.targets().sum(axis=0).tolist(), strict=True)),
+        "git_commit": _git_commit(),
+    }
+
+
+def _git_commit() -> str | None:
+    """Commit of the working folder; None outside a repository."""
+    try:
+        done = subprocess.run(
+            ["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True, timeout=10
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()
+
+
+def _result(trainer: L.Trainer, run_dir: Path) -> TrainingResult:
+    checkpoint = trainer.checkpoint_callback
+    score = getattr(checkpoint, "best_model_score", None)
+    if trainer.interrupted or score is None:
+        raise TrainingError(f"interrupted; go on with: resume=true run_dir={run_dir}")
+    return TrainingResult(run_dir / BEST, run_dir / LAST, float(score))
