@@ -14,13 +14,14 @@ import shutil
 import tarfile
 import tempfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from onesheet.errors import (
@@ -31,6 +32,9 @@ from onesheet.errors import (
     MissingExtraError,
 )
 from onesheet.image import PreprocessSpec
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 SCHEMA_VERSION: Final = 1
 METADATA_FILE: Final = "bundle.json"
@@ -54,6 +58,11 @@ class DataSummary(BaseModel):
     fingerprint: str = Field(description="sha256 over the manifest's rows: ids, pictures, genres and splits.")
     seed: int = Field(description="Seed of the split.")
     posters: dict[str, int] = Field(description="Number of posters in each split.")
+    genre_counts: dict[str, int] = Field(description="Number of training posters with each genre.")
+
+    def frequencies(self, genres: Sequence[str]) -> NDArray[np.float64]:
+        """Share of training posters with each of `genres`, 0-1."""
+        return np.array([self.genre_counts[genre] for genre in genres]) / self.posters["train"]
 
 
 class Calibration(BaseModel):
@@ -89,6 +98,8 @@ class BundleMetadata(BaseModel):
     def _is_consistent(self) -> BundleMetadata:
         if len(set(self.genres)) != len(self.genres):
             raise ValueError("genres repeat")
+        if "train" not in self.data.posters or set(self.data.genre_counts) != set(self.genres):
+            raise ValueError("data does not describe the training posters of every genre")
         if set(self.thresholds) != set(self.genres):
             raise ValueError("thresholds do not match the genres")
         if not len(self.genres) == len(self.calibration.scale) == len(self.calibration.shift):
@@ -258,6 +269,4 @@ def _read_remote(ref: str) -> dict[str, bytes]:
 
 def _check_size(files: int, total_bytes: int) -> None:
     if files > _MAX_FILES or total_bytes > _MAX_BYTES:
-        raise BundleError(
-            f"too large for a bundle: more than {_MAX_FILES} files or {_MAX_BYTES // 2**20} MiB"
-        )
+        raise BundleError(f"too large for a bundle: more than {_MAX_FILES} files or {_MAX_BYTES // 2**20} MiB")

@@ -124,9 +124,7 @@ class Picture:
     height: int
 
 
-def load_picture(
-    source: ImageSource, spec: PreprocessSpec, limits: ImageLimits = DEFAULT_LIMITS
-) -> Picture:
+def load_picture(source: ImageSource, spec: PreprocessSpec, limits: ImageLimits = DEFAULT_LIMITS) -> Picture:
     """Turn a picture of any accepted kind into the network's input.
 
     Args:
@@ -163,22 +161,20 @@ def read_bytes(path: Path, limits: ImageLimits = DEFAULT_LIMITS) -> bytes:
         # Asked before opening: to open a pipe would wait for its writer.
         if path.exists() and not path.is_file():
             kind = "folder" if path.is_dir() else "special file"
-            raise NotAFileError(f"{path.name or path} is a {kind}; name a picture file")
+            raise NotAFileError(f"is a {kind}; name a picture file")
         with path.open("rb") as file:
             data = file.read(limits.max_bytes + 1)
     except FileNotFoundError as error:
-        raise ImageNotFoundError(f"no such file: {path}") from error
+        raise ImageNotFoundError("no such file") from error
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or "invalid name"
-        raise UnreadableFileError(f"cannot read {path.name}: {reason}") from error
+        raise UnreadableFileError(f"cannot be read: {reason}") from error
     if len(data) > limits.max_bytes:
         raise ImageTooLargeError(f"the file is larger than {limits.max_bytes / 2**20:.0f} MiB")
     return data
 
 
-def decode(
-    data: bytes, limits: ImageLimits = DEFAULT_LIMITS, at_least: tuple[int, int] | None = None
-) -> Image.Image:
+def decode(data: bytes, limits: ImageLimits = DEFAULT_LIMITS, at_least: tuple[int, int] | None = None) -> Image.Image:
     """Decode untrusted bytes to an upright Pillow image (first frame, in its own colour mode).
 
     Args:
@@ -254,9 +250,7 @@ def _upright(image: Image.Image) -> Image.Image:
 
 def _from_array(array: NDArray[np.uint8]) -> Image.Image:
     if array.dtype != np.uint8 or array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] != 3):
-        raise InvalidRequestError(
-            f"an array must be uint8 [H, W, 3] or [H, W], not {array.dtype} {list(array.shape)}"
-        )
+        raise InvalidRequestError(f"an array must be uint8 [H, W, 3] or [H, W], not {array.dtype} {list(array.shape)}")
     if not array.size:
         raise EmptyImageError("the array is empty")
     return Image.fromarray(array)
@@ -287,9 +281,7 @@ def image_statistics(picture: Picture) -> dict[str, float]:
     rgb = picture.pixels.astype(np.float32)
     red, green, blue = rgb[..., 0], rgb[..., 1], rgb[..., 2]
     luma = (0.299 * red + 0.587 * green + 0.114 * blue) / 255
-    laplacian = (
-        luma[:-2, 1:-1] + luma[2:, 1:-1] + luma[1:-1, :-2] + luma[1:-1, 2:] - 4 * luma[1:-1, 1:-1]
-    )
+    laplacian = luma[:-2, 1:-1] + luma[2:, 1:-1] + luma[1:-1, :-2] + luma[1:-1, 2:] - 4 * luma[1:-1, 1:-1]
     red_green, yellow_blue = red - green, 0.5 * (red + green) - blue
     spread = np.hypot(red_green.std(), yellow_blue.std())
     centre = np.hypot(red_green.mean(), yellow_blue.mean())

@@ -9,12 +9,11 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar, overload
 
 import numpy as np
-from PIL import Image
 
-from onesheet.bundle import STARTER, Bundle, load_bundle
+from onesheet.bundle import STARTER, Bundle, BundleMetadata, load_bundle
 from onesheet.errors import BundleCorruptError, ImageError, InvalidRequestError
 from onesheet.image import DEFAULT_LIMITS, ImageLimits, ImageSource, Picture, load_picture
 
@@ -26,6 +25,8 @@ OUTPUTS: Final = ("probabilities", "embedding")
 DEFAULT_TOP_K: Final = 5
 
 _BATCH: Final = 8
+ImageSources: TypeAlias = "list[ImageSource] | tuple[ImageSource, ...]"
+
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
 
@@ -86,16 +87,13 @@ class Predictor:
         BundleCorruptError: The graph is not the one that a bundle promises.
     """
 
-    def __init__(
-        self, bundle: Bundle, limits: ImageLimits = DEFAULT_LIMITS, threads: int | None = None
-    ) -> None:
+    def __init__(self, bundle: Bundle, limits: ImageLimits = DEFAULT_LIMITS, threads: int | None = None) -> None:
         self.metadata = bundle.metadata
         self.limits = limits
         self.threads = threads or usable_cores()
-        self._session = _open_session(bundle)
-        self._thresholds = np.array(
-            [bundle.metadata.thresholds[genre] for genre in self.genres], dtype=np.float32
-        )
+        self._session = open_session(bundle.model)
+        _check_contract(self._session, bundle.metadata)
+        self._thresholds = np.array([bundle.metadata.thresholds[genre] for genre in self.genres], dtype=np.float32)
 
     @property
     def genres(self) -> tuple[str, ...]:
@@ -104,20 +102,20 @@ class Predictor:
 
     @overload
     def predict(
-        self, source: ImageSource, *, threshold: float | None = None, top_k: int = DEFAULT_TOP_K
+        self, source: ImageSource, *, threshold: float | None = None, top_k: int | None = None
     ) -> Prediction: ...
 
     @overload
     def predict(
-        self, source: Sequence[ImageSource], *, threshold: float | None = None, top_k: int = DEFAULT_TOP_K
+        self, source: ImageSources, *, threshold: float | None = None, top_k: int | None = None
     ) -> list[Prediction]: ...
 
     def predict(
         self,
-        source: ImageSource | Sequence[ImageSource],
+        source: ImageSource | ImageSources,
         *,
         threshold: float | None = None,
-        top_k: int = DEFAULT_TOP_K,
+        top_k: int | None = None,
     ) -> Prediction | list[Prediction]:
         """The genres of a poster, or of a list of them.
 
@@ -125,7 +123,7 @@ class Predictor:
             source: Encoded bytes, a path, a Pillow image or a uint8 array `[H, W, 3]`; or a list of these, which
                 is answered in batches.
             threshold: One probability that a genre has to reach; default: the bundle's own, per genre.
-            top_k: How many of the most probable genres to list.
+            top_k: How many of the most probable genres to list; default: 5, or all if there are fewer.
 
         Raises:
             ImageError: A picture cannot be read (in a list: the first such; `predict_each` goes on).
@@ -144,13 +142,11 @@ class Predictor:
         sources: Iterable[ImageSource],
         *,
         threshold: float | None = None,
-        top_k: int = DEFAULT_TOP_K,
+        top_k: int | None = None,
     ) -> Iterator[Prediction | ImageError]:
         """One answer or error for each picture, in order, in bounded memory, however many there are."""
         self.check_options(threshold, top_k)
-        yield from map_batches(
-            lambda batch: self._predict_or_fail(batch, threshold, top_k), sources, self.threads
-        )
+        yield from map_batches(lambda batch: self._predict_or_fail(batch, threshold, top_k), sources, self.threads)
 
     def read(self, source: ImageSource) -> Picture:
         """Decode and resize one picture as this bundle wants it.
@@ -172,25 +168,25 @@ class Predictor:
         probabilities, embedding = self._session.run(OUTPUTS, {INPUT: pixels})
         return probabilities, embedding
 
-    def check_options(self, threshold: float | None, top_k: int) -> None:
+    def check_options(self, threshold: float | None, top_k: int | None) -> None:
         """Refuse options that are out of range.
 
         Raises:
             InvalidRequestError: They are.
         """
         if threshold is not None and not 0 <= threshold <= 1:
-            raise InvalidRequestError(f"threshold must be between 0 and 1, not {threshold}")
-        if not 1 <= top_k <= len(self.genres):
-            raise InvalidRequestError(f"top_k must be between 1 and {len(self.genres)}, not {top_k}")
+            raise InvalidRequestError("threshold must be between 0 and 1")
+        if top_k is not None and not 1 <= top_k <= len(self.genres):
+            raise InvalidRequestError(f"top_k must be between 1 and {len(self.genres)}, the number of genres")
 
     def _predict_batch(
-        self, sources: Sequence[ImageSource], threshold: float | None, top_k: int
+        self, sources: Sequence[ImageSource], threshold: float | None, top_k: int | None
     ) -> list[Prediction]:
         self.check_options(threshold, top_k)
         return self._answer([self.read(source) for source in sources], threshold, top_k)
 
     def _predict_or_fail(
-        self, sources: Sequence[ImageSource], threshold: float | None, top_k: int
+        self, sources: Sequence[ImageSource], threshold: float | None, top_k: int | None
     ) -> list[Prediction | ImageError]:
         """Read what can be read, answer it as one batch, and put the errors where they belong."""
         read: list[Picture | ImageError] = []
@@ -202,30 +198,26 @@ class Predictor:
         answers = iter(self._answer([item for item in read if isinstance(item, Picture)], threshold, top_k))
         return [item if isinstance(item, ImageError) else next(answers) for item in read]
 
-    def _answer(
-        self, pictures: Sequence[Picture], threshold: float | None, top_k: int
-    ) -> list[Prediction]:
+    def _answer(self, pictures: Sequence[Picture], threshold: float | None, top_k: int | None) -> list[Prediction]:
         if not pictures:
             return []
         probabilities, embeddings = self.run(np.stack([picture.pixels for picture in pictures]))
         thresholds = self._thresholds if threshold is None else np.float32(threshold)
         reached = probabilities >= thresholds
-        return [
-            self._prediction(*row, top_k) for row in zip(probabilities, embeddings, reached, strict=True)
-        ]
+        return [self._prediction(*row, top_k) for row in zip(probabilities, embeddings, reached, strict=True)]
 
     def _prediction(
         self,
         probabilities: NDArray[np.float32],
         embedding: NDArray[np.float32],
         reached: NDArray[np.bool_],
-        top_k: int,
+        top_k: int | None,
     ) -> Prediction:
         ranking = np.argsort(-probabilities, kind="stable")
         scores = [GenreScore(self.genres[i], float(probabilities[i])) for i in ranking]
         return Prediction(
             predicted=tuple(score for score, i in zip(scores, ranking, strict=True) if reached[i]),
-            topk=tuple(scores[:top_k]),
+            topk=tuple(scores[: top_k or DEFAULT_TOP_K]),
             probabilities=probabilities,
             embedding=embedding,
             model_name=self.metadata.name,
@@ -277,26 +269,33 @@ def usable_cores() -> int:
     return cores if quota == "max" else max(1, min(cores, int(quota) // int(period)))
 
 
-def _open_session(bundle: Bundle) -> Any:
-    """Start ONNX Runtime on the bundle's graph and hold it to the contract."""
+def open_session(model: bytes) -> Any:
+    """Start ONNX Runtime on a graph: one thread a call, no telemetry, nothing printed.
+
+    Raises:
+        BundleCorruptError: ONNX Runtime cannot run it.
+    """
     # ONNX Runtime reports usage and writes under the home folder unless told not to before it is imported.
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     import onnxruntime as ort
 
     options = ort.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
-    options.log_severity_level = 3
+    options.log_severity_level = 4
     try:
-        session = ort.InferenceSession(bundle.model, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # noqa: BLE001  ONNX Runtime's errors share no public base class
+        return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    except Exception as error:
         raise BundleCorruptError("the model of the bundle is not a graph that ONNX Runtime can run") from error
-    spec, genres = bundle.metadata.preprocess, len(bundle.metadata.genres)
+
+
+def _check_contract(session: Any, metadata: BundleMetadata) -> None:
+    """Hold a graph to the inputs and outputs that every bundle promises."""
+    spec = metadata.preprocess
     inputs = {node.name: (node.type, node.shape[1:]) for node in session.get_inputs()}
     outputs = {node.name: (node.type, node.shape[1:]) for node in session.get_outputs()}
     if (
         inputs != {INPUT: ("tensor(uint8)", [spec.height, spec.width, 3])}
         or set(outputs) != set(OUTPUTS)
-        or outputs["probabilities"] != ("tensor(float)", [genres])
+        or outputs["probabilities"] != ("tensor(float)", [len(metadata.genres)])
     ):
         raise BundleCorruptError("the model's inputs and outputs are not those that the bundle describes")
-    return session

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import csv
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -56,7 +57,7 @@ def read_labels(path: Path) -> Labels:
     return _unite(rows, tuple(column for column in columns if column != NOT_A_GENRE))
 
 
-def _genre_columns(path: Path, fieldnames: list[str] | tuple[str, ...]) -> list[str]:
+def _genre_columns(path: Path, fieldnames: Sequence[str]) -> list[str]:
     if ID_COLUMN not in fieldnames:
         raise DataError(f"{path.name} has no column `{ID_COLUMN}`")
     columns = [name for name in fieldnames if name not in (ID_COLUMN, TEXT_COLUMN)]

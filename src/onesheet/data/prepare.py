@@ -43,14 +43,10 @@ def prepare(
     return manifest
 
 
-def _inspect_all(
-    raw: Path, labels: Labels, on_poster: Callable[[int, int], None] | None
-) -> list[Entry]:
+def _inspect_all(raw: Path, labels: Labels, on_poster: Callable[[int, int], None] | None) -> list[Entry]:
     films = sorted(labels.by_id)
     entries: list[Entry] = []
-    for entry in map_batches(
-        lambda batch: [_inspect(raw, film, labels) for film in batch], films, usable_cores()
-    ):
+    for entry in map_batches(lambda batch: [_inspect(raw, film, labels) for film in batch], films, usable_cores()):
         entries.append(entry)
         if on_poster:
             on_poster(len(entries), len(films))

@@ -18,9 +18,7 @@ FRACTIONS: Final = (0.8, 0.1, 0.1)
 NEAR_DISTANCE: Final = 8
 
 
-def group_near_identical(
-    hashes: NDArray[np.uint64], max_distance: int = NEAR_DISTANCE
-) -> NDArray[np.intp]:
+def group_near_identical(hashes: NDArray[np.uint64], max_distance: int = NEAR_DISTANCE) -> NDArray[np.intp]:
     """Number the pictures so that near-identical ones (also through a third) share a number.
 
     Args:
@@ -91,9 +89,7 @@ def _rarest_first(labels: NDArray[np.int64], assigned: NDArray[np.int64]) -> Ite
         yield int(np.where(left > 0, left, np.iinfo(np.int64).max).argmin())
 
 
-def _neediest(
-    need: NDArray[np.float64], second: NDArray[np.float64], rng: np.random.Generator
-) -> int:
+def _neediest(need: NDArray[np.float64], second: NDArray[np.float64], rng: np.random.Generator) -> int:
     """The split with the largest need; ties go to the second need, then to the dice."""
     best = np.flatnonzero(need == need.max())
     best = best[second[best] == second[best].max()]

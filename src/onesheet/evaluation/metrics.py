@@ -53,21 +53,16 @@ def multilabel_metrics(
         ),
         "ece": expected_calibration_error(probabilities, targets),
         "support": {
-            **dict.fromkeys(
-                ("hamming_loss", "exact_match", "f1_macro", "f1_micro", "f1_samples", "ece"), decided
-            ),
+            **dict.fromkeys(("hamming_loss", "exact_match", "f1_macro", "f1_micro", "f1_samples", "ece"), decided),
             **dict.fromkeys(("map_macro", "auroc_macro"), ranked),
         },
         "per_genre": {
-            genre: _genre_metrics(probabilities[:, i], targets[:, i], predicted[:, i])
-            for i, genre in enumerate(genres)
+            genre: _genre_metrics(probabilities[:, i], targets[:, i], predicted[:, i]) for i, genre in enumerate(genres)
         },
     }
 
 
-def mean_average_precision(
-    probabilities: NDArray[np.floating], targets: NDArray[np.bool_]
-) -> float | None:
+def mean_average_precision(probabilities: NDArray[np.floating], targets: NDArray[np.bool_]) -> float | None:
     """Average precision, averaged over the genres that have a poster; None when none has."""
     known = targets.any(axis=0)
     if not known.any():

@@ -1,0 +1,1 @@
+"""From a manifest to a checkpoint: configuration, network, Lightning module, run."""

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, is_dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, cast, get_type_hints
 
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
@@ -16,6 +16,8 @@ from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from onesheet.errors import ConfigError
+
+EXPERIMENT = "experiment"
 
 
 @dataclass
@@ -158,15 +160,21 @@ def compose_config(overrides: Sequence[str], config_dir: Path | None = None) -> 
     Raises:
         ConfigError: A key is unknown (the nearest known one is named), or a value is of the wrong type.
     """
+    folder = (config_dir or default_config_dir()).resolve()
+    if not (folder / "config.yaml").is_file():
+        raise ConfigError(f"no config.yaml in {folder}")
+    for override in overrides:
+        _check_override(override, folder)
     ConfigStore.instance().store(name="schema", node=TrainConfig)
     GlobalHydra.instance().clear()
-    folder = (config_dir or default_config_dir()).resolve()
     try:
         with initialize_config_dir(str(folder), version_base="1.3", job_name="train"):
             composed = compose("config", overrides=list(overrides))
             return cast("TrainConfig", OmegaConf.to_object(composed))
     except (HydraException, OmegaConfBaseException) as error:
-        raise ConfigError(_explain(error, overrides)) from error
+        cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
+        key = getattr(cause, "full_key", None)
+        raise ConfigError((f"{key}: " if key else "") + str(cause).strip().splitlines()[0]) from error
 
 
 def to_yaml(config: TrainConfig) -> str:
@@ -174,22 +182,24 @@ def to_yaml(config: TrainConfig) -> str:
     return OmegaConf.to_yaml(OmegaConf.structured(config))
 
 
-def _explain(error: Exception, overrides: Sequence[str]) -> str:
-    """One line: Hydra's reason, and the nearest known key for each override that names an unknown one."""
-    known = _keys(OmegaConf.structured(TrainConfig))
-    for override in overrides:
-        key = override.partition("=")[0].lstrip("+~")
-        if key not in known and key != "experiment" and "." in key or key not in known and "=" not in override:
-            near = difflib.get_close_matches(key, known, n=1)
-            return f"unknown key `{key}`" + (f"; did you mean `{near[0]}`?" if near else "")
-    cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
-    return str(cause).strip().splitlines()[0]
+def _check_override(override: str, config_dir: Path) -> None:
+    """Refuse what Hydra would refuse at length, or take in silence."""
+    key, equals, value = override.lstrip("+").partition("=")
+    if not equals:
+        raise ConfigError(f"`{override}` is no override: write KEY=VALUE")
+    if key == EXPERIMENT:
+        experiments = sorted(path.stem for path in (config_dir / EXPERIMENT).glob("*.yaml"))
+        if value not in experiments:
+            raise ConfigError(f"no experiment `{value}`; there are: {', '.join(experiments)}")
+        return
+    known = [EXPERIMENT, *_known_keys(TrainConfig)]
+    if key not in known and not key.startswith("model.options."):
+        near = difflib.get_close_matches(key, known, n=1)
+        raise ConfigError(f"unknown key `{key}`" + (f"; did you mean `{near[0]}`?" if near else ""))
 
 
-def _keys(config: Any, prefix: str = "") -> list[str]:
-    keys: list[str] = []
-    for key in config:
-        keys.append(prefix + str(key))
-        if OmegaConf.is_dict(OmegaConf.to_container(config)[key] if False else config._get_node(key)):
-            keys += _keys(config._get_node(key), f"{prefix}{key}.")
-    return keys
+def _known_keys(schema: type[Any], prefix: str = "") -> Iterator[str]:
+    for name, kind in get_type_hints(schema).items():
+        yield prefix + name
+        if is_dataclass(kind):
+            yield from _known_keys(cast("type[Any]", kind), f"{prefix}{name}.")

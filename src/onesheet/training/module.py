@@ -7,13 +7,15 @@ from typing import TYPE_CHECKING, Any
 import lightning as L
 import numpy as np
 import torch
-from torch import Tensor, nn
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
+from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from onesheet.evaluation.metrics import mean_average_precision, multilabel_metrics
 
 if TYPE_CHECKING:
     from onesheet.training.config import TrainConfig
+    from onesheet.training.network import PosterNet
 
 # Validation decides at one plain threshold; the bundle's own thresholds are chosen at export.
 _VALIDATION_THRESHOLD = 0.3
@@ -23,12 +25,12 @@ class GenreModule(L.LightningModule):
     """Trains a network that maps uint8 `[N, H, W, 3]` to `(logits [N, G], embedding [N, D])`.
 
     Args:
-        network: Such a network, with `normalise` and `classify`.
+        network: To train.
         config: Of the run.
         provenance: What the checkpoint has to know for export; plain values only.
     """
 
-    def __init__(self, network: nn.Module, config: TrainConfig, provenance: dict[str, Any]) -> None:
+    def __init__(self, network: PosterNet, config: TrainConfig, provenance: dict[str, Any]) -> None:
         super().__init__()
         self.network = network
         self.config = config
@@ -69,20 +71,23 @@ class GenreModule(L.LightningModule):
         for name in ("f1_macro", "f1_micro", "ece"):
             self.log(f"val/{name}", metrics[name], prog_bar=name == "f1_macro")
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """AdamW; linear warm-up, then a cosine down to nothing, step by step."""
         config = self.config.optimizer
         decayed = [parameter for parameter in self.parameters() if parameter.ndim > 1]
         others = [parameter for parameter in self.parameters() if parameter.ndim <= 1]
         optimizer = torch.optim.AdamW(
-            [{"params": decayed, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}],
+            [
+                {"params": decayed, "weight_decay": config.weight_decay},
+                {"params": others, "weight_decay": 0.0},
+            ],
             lr=config.lr,
         )
         steps = int(self.trainer.estimated_stepping_batches)
         schedule = torch.optim.lr_scheduler.LambdaLR(
             optimizer, lambda step: _warmup_cosine(step, steps, round(config.warmup * steps))
         )
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        return OptimizerLRSchedulerConfig(optimizer=optimizer, lr_scheduler={"scheduler": schedule, "interval": "step"})
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Let the checkpoint describe itself."""

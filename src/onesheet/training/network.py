@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import urllib.error
 import urllib.request
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor, nn
 
 from onesheet.errors import ConfigError, TrainingError
@@ -83,18 +83,18 @@ def require_pretrained(config: ModelConfig) -> None:
         return  # it answers; what it says of the weights is the hub client's business
     except OSError as error:
         raise TrainingError(
-            f"pretrained weights of {config.backbone} cannot be downloaded: {constants.ENDPOINT} is out of reach. "
-            "Train from scratch with model.pretrained=false, or name a local file with model.weights=FILE"
+            f"pretrained weights of {config.backbone} cannot be downloaded: {constants.ENDPOINT} is out of "
+            "reach. Train from scratch with model.pretrained=false, or name a local file with model.weights=FILE"
         ) from error
 
 
 def _is_cached(backbone: str) -> bool:
     from huggingface_hub import constants
 
-    torch_home = Path(os.path.expanduser("~")) / ".cache/torch"
+    torch_cache = Path(torch.hub.get_dir(), "checkpoints")
     name = backbone.partition(".")[0]
     return any(Path(constants.HF_HUB_CACHE).glob(f"models--timm--{name}*/snapshots/*/*")) or any(
-        (torch_home / "hub/checkpoints").glob(f"{name}*")
+        torch_cache.glob(f"{name}*")
     )
 
 
@@ -119,6 +119,4 @@ def _create_backbone(config: ModelConfig, pretrained: bool) -> Any:
 
 
 def _channel_buffer(values: tuple[float, ...]) -> Tensor:
-    from torch import tensor
-
-    return tensor(values).view(1, 3, 1, 1)
+    return torch.tensor(values).view(1, 3, 1, 1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from onesheet.data.manifest import MANIFEST_FILE, Manifest, read_manifest
 from onesheet.errors import TrainingError
@@ -60,9 +60,7 @@ def train(config: TrainConfig) -> TrainingResult:
     run_dir.mkdir(parents=True, exist_ok=True)
     (run_dir / CONFIG_FILE).write_text(to_yaml(config))
     spec = preprocess_spec(config)
-    network = PosterNet(
-        config.model, len(manifest.genres), pretrained=config.model.pretrained and checkpoint is None
-    )
+    network = PosterNet(config.model, len(manifest.genres), pretrained=config.model.pretrained and checkpoint is None)
     module = GenreModule(network, config, _provenance(config, manifest))
     posters = PosterDataModule(manifest, config.data, config.augment, spec)
     trainer = _trainer(config, run_dir)
@@ -104,7 +102,7 @@ def _trainer(config: TrainConfig, run_dir: Path) -> L.Trainer:
         callbacks.append(EMAWeightAveraging(decay=config.trainer.ema_decay))
     return L.Trainer(
         max_epochs=config.trainer.epochs,
-        precision=config.trainer.precision,
+        precision=cast("Any", config.trainer.precision),  # checked by Lightning
         accelerator=config.trainer.accelerator,
         gradient_clip_val=config.trainer.gradient_clip or None,
         log_every_n_steps=config.trainer.log_every,
@@ -133,9 +131,7 @@ def _provenance(config: TrainConfig, manifest: Manifest) -> dict[str, Any]:
 def _git_commit() -> str | None:
     """Commit of the working folder; None outside a repository."""
     try:
-        done = subprocess.run(
-            ["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True, timeout=10
-        )
+        done = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True, timeout=10)
     except (OSError, subprocess.SubprocessError):
         return None
     return done.stdout.strip()

@@ -1,0 +1,377 @@
+"""The command line: parses, calls, and shows; everything else happens elsewhere."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+from collections.abc import Callable, Iterator
+from importlib.metadata import version as package_version
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from onesheet.errors import ConfigError, InvalidRequestError, MissingExtraError, OnesheetError
+
+if TYPE_CHECKING:
+    from onesheet.predictor import Prediction
+    from onesheet.settings import Settings
+
+EXIT_FAILURE = 1
+EXIT_USAGE = 2
+EXIT_INTERRUPTED = 130
+
+# What a user of the command line did, as against what the world did to them.
+_USAGE_ERRORS = (InvalidRequestError, ConfigError)
+
+app = typer.Typer(
+    name="onesheet",
+    help="Tells the genres of a film from its poster.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+)
+data = typer.Typer(no_args_is_help=True, help="Get the posters; build the manifest; describe it.")
+app.add_typer(data, name="data")
+
+BundleOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="REF",
+        help="A folder, a .tar.gz, `starter` or a gs:// address.  [default: ONESHEET_BUNDLE or starter]",
+    ),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Machine-readable output on standard output.")]
+RawOption = Annotated[Path, typer.Option(help="Folder with train.csv and Images/.")]
+ProcessedOption = Annotated[Path, typer.Option(help="Folder of the manifest.")]
+
+RAW = Path("data/raw")
+PROCESSED = Path("data/processed")
+
+
+def main() -> None:
+    """Run the command line; an expected error is one line on standard error, never a traceback."""
+    try:
+        app()
+    except OnesheetError as error:
+        _complain(error.message)
+        sys.exit(EXIT_USAGE if isinstance(error, _USAGE_ERRORS) else EXIT_FAILURE)
+    except KeyboardInterrupt:
+        _complain("interrupted")
+        sys.exit(EXIT_INTERRUPTED)
+
+
+@app.callback(invoke_without_command=True)
+def _root(
+    version: Annotated[bool, typer.Option("--version", help="Show the version and exit.")] = False,
+) -> None:
+    if version:
+        typer.echo(f"onesheet {package_version('onesheet')}")
+        raise typer.Exit
+
+
+@app.command(epilog="Example: `onesheet predict poster.jpg more/*.png --json`")
+def predict(
+    paths: Annotated[list[Path], typer.Argument(metavar="PATH...", help="Poster files.", show_default=False)],
+    bundle: BundleOption = None,
+    threshold: Annotated[
+        float | None,
+        typer.Option(help="Say genres from this probability on.  [default: the bundle's own, per genre]"),
+    ] = None,
+    top_k: Annotated[
+        int | None, typer.Option(help="How many of the most probable genres to list.  [default: 5]")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Tell the genres of posters.
+
+    Exit code 0: all answered; 1: some file failed, the others are answered; 2: wrong usage.
+    """
+    from onesheet.image import ImageLimits
+    from onesheet.predictor import load_predictor
+
+    settings = _settings()
+    limits = ImageLimits(max_bytes=settings.max_upload_bytes, max_pixels=settings.max_pixels)
+    predictor = load_predictor(bundle or settings.bundle, limits=limits, threads=settings.threads)
+    answers = predictor.predict_each(paths, threshold=threshold, top_k=top_k)
+    failed = False
+    for path, answer in zip(paths, answers, strict=True):
+        if isinstance(answer, OnesheetError):
+            failed = True
+            if as_json:
+                typer.echo(json.dumps({"file": str(path), "error": answer.to_dict()}))
+            else:
+                _complain(f"{_printable(path)}: {answer.message}")
+        else:
+            typer.echo(
+                json.dumps({"file": str(path), **answer.to_dict()})
+                if as_json
+                else f"{_printable(path)}: {_sentence(answer)}"
+            )
+    if failed:
+        raise typer.Exit(EXIT_FAILURE)
+
+
+@app.command(epilog="Example: `onesheet serve --port 8000`, then `curl -F file=@poster.jpg localhost:8000/predict`")
+def serve(
+    bundle: BundleOption = None,
+    host: Annotated[
+        str | None, typer.Option(help="Address to listen on.  [default: ONESHEET_HOST or 127.0.0.1]")
+    ] = None,
+    port: Annotated[
+        int | None,
+        typer.Option(min=0, max=65535, help="0 takes any free port.  [default: ONESHEET_PORT or 8000]"),
+    ] = None,
+) -> None:
+    """Serve the HTTP API."""
+    from onesheet.serving import serve as run_server
+
+    given = {"bundle": bundle, "host": host, "port": port}
+    run_server(_settings(**{name: value for name, value in given.items() if value is not None}))
+
+
+@data.command(epilog="Example: `onesheet data fetch gs://my-bucket/posters --out data/raw`")
+def fetch(
+    source: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[SOURCE]",
+            help="A folder, a git address, kaggle:OWNER/NAME or gs://BUCKET/FOLDER.  "
+            "[default: the public Movies-Poster_Dataset on GitHub]",
+        ),
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder to fill.")] = RAW,
+    force: Annotated[bool, typer.Option("--force", help="Fetch again even if it is already there.")] = False,
+) -> None:
+    """Get the posters: resumable, verified, and never half a data set under the final name."""
+    with _extra("data"):
+        from onesheet.data.fetch import fetch as run_fetch
+        from onesheet.data.sources import DEFAULT_SOURCE
+    with _progress("Fetching") as advance:
+        receipt = run_fetch(
+            source or DEFAULT_SOURCE,
+            out,
+            force=force,
+            progress=lambda state: advance(state.done_files, state.total_files),
+        )
+    typer.echo(f"{out}: {receipt.files} files, {receipt.bytes / 1e6:.1f} MB, {receipt.rows} labelled rows")
+    if receipt.missing:
+        _complain(f"{receipt.missing} labelled posters are missing at the source")
+
+
+@data.command(epilog="Example: `onesheet data prepare --seed 7`")
+def prepare(
+    raw: RawOption = RAW,
+    out: Annotated[Path, typer.Option(help="Folder for the manifest.")] = PROCESSED,
+    seed: Annotated[int, typer.Option(min=0, help="Of the split.")] = 42,
+) -> None:
+    """Look at every poster, set the bad ones aside, and split the good ones by film."""
+    with _extra("data"):
+        from onesheet.data.prepare import prepare as run_prepare
+    with _progress("Inspecting posters") as advance:
+        manifest = run_prepare(raw, out, seed, advance)
+    counts = ", ".join(f"{count} {name}" for name, count in manifest.counts().items())
+    typer.echo(f"{out}/manifest.parquet: {counts}; fingerprint {manifest.fingerprint[:16]}")
+    for entry in manifest.entries:
+        if entry.split is None:
+            typer.echo(f"  quarantined {_printable(Path(entry.path))}: {'; '.join(entry.problems)}")
+
+
+@data.command(epilog="Example: `onesheet data stats --out reports/data`")
+def stats(
+    raw: RawOption = RAW,
+    processed: ProcessedOption = PROCESSED,
+    out: Annotated[Path, typer.Option(help="Folder for the figures.")] = Path("outputs/data-stats"),
+) -> None:
+    """Describe the posters: a table, and figures."""
+    with _extra("data"):
+        from onesheet.data.manifest import MANIFEST_FILE, read_manifest
+        from onesheet.data.stats import genre_table, write_figures
+    from rich.console import Console
+
+    manifest = read_manifest(processed / MANIFEST_FILE, raw)
+    Console().print(genre_table(manifest))
+    for figure in write_figures(manifest, out):
+        typer.echo(figure)
+
+
+@app.command(
+    epilog="Example: `onesheet train experiment=smoke run_dir=outputs/smoke`  \nEvery knob: `onesheet train --show`"
+)
+def train(
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[KEY=VALUE]...", help="Hydra overrides, such as optimizer.lr=3e-4."),
+    ] = None,
+    config_dir: Annotated[
+        Path | None, typer.Option(help="Folder with config.yaml.  [default: the shipped one]")
+    ] = None,
+    show: Annotated[bool, typer.Option("--show", help="Print the composed configuration and stop.")] = False,
+) -> None:
+    """Train a model."""
+    with _extra("train"):
+        from onesheet.training.config import compose_config, to_yaml
+    config = compose_config(overrides or [], config_dir)
+    if show:
+        typer.echo(to_yaml(config), nl=False)
+        return
+    with _extra("train"):
+        from onesheet.training.run import train as run_training
+    result = run_training(config)
+    typer.echo(f"best validation mAP (macro) {result.map_macro:.3f}")
+    typer.echo(f"next: onesheet export {result.best} --out models/{config.name}")
+
+
+@app.command(epilog="Example: `onesheet evaluate --labels data/raw/train.csv --images data/raw/Images --split test`")
+def evaluate(
+    labels: Annotated[Path, typer.Option(help="Label file such as train.csv.")],
+    images: Annotated[Path, typer.Option(help="Folder of <Id>.jpg.")],
+    bundle: BundleOption = None,
+    split: Annotated[
+        str | None, typer.Option(help="Only this split of the manifest: train, validation or test.")
+    ] = None,
+    processed: ProcessedOption = PROCESSED,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure the quality of a bundle on labelled posters, at its own thresholds."""
+    with _extra("evaluate"):
+        from onesheet.evaluation.evaluate import evaluate as run_evaluation
+        from onesheet.evaluation.evaluate import split_ids
+        from onesheet.evaluation.tables import evaluation_tables
+    from onesheet.bundle import load_bundle
+
+    settings = _settings()
+    only = split_ids(processed, split) if split else None
+    with _progress("Predicting") as advance:
+        evaluation = run_evaluation(
+            load_bundle(bundle or settings.bundle),
+            labels,
+            images,
+            only=only,
+            threads=settings.threads,
+            on_poster=advance,
+        )
+    if as_json:
+        typer.echo(json.dumps(evaluation.to_dict()))
+    else:
+        from rich.console import Console
+
+        Console().print(*evaluation_tables(evaluation), sep="\n")
+    for path, error in evaluation.failed:
+        _complain(f"{_printable(path)}: {error.message}")
+    if evaluation.seen:
+        _complain(
+            f"note: {evaluation.seen} of these posters chose the bundle's thresholds, so more were probably trained "
+            "on; these figures flatter the model. --split test measures it on posters it has never seen"
+        )
+    if evaluation.failed:
+        raise typer.Exit(EXIT_FAILURE)
+
+
+@app.command(epilog="Example: `onesheet export outputs/smoke/best.ckpt --out models/smoke`")
+def export(
+    checkpoint: Annotated[Path, typer.Argument(help="Checkpoint of `onesheet train`.", show_default=False)],
+    out: Annotated[Path, typer.Option(help="Folder of the bundle; a .tar.gz is written beside it.")],
+    name: Annotated[str | None, typer.Option(help="Of the model.  [default: as trained]")] = None,
+    version: Annotated[str | None, typer.Option(help="Of the model.  [default: date and time]")] = None,
+    raw: Annotated[Path | None, typer.Option(help="Raw posters.  [default: as trained]")] = None,
+    processed: Annotated[Path | None, typer.Option(help="Manifest's folder.  [default: as trained]")] = None,
+) -> None:
+    """Turn a checkpoint into a bundle; refused when torch and ONNX disagree."""
+    with _extra("train"):
+        from onesheet.export.export import export as run_export
+    from rich.console import Console
+
+    with Console(stderr=True).status("Exporting") as status:
+        bundle = run_export(
+            checkpoint,
+            out,
+            name=name,
+            version=version,
+            raw=raw,
+            processed=processed,
+            on_step=lambda step: status.update(f"{step} …"),
+        )
+    test, parity = bundle.metadata.metrics["test"], bundle.metadata.metrics["parity"]
+    typer.echo(
+        f"{out}: {bundle.metadata.name} {bundle.metadata.version}, on {test['n']} test posters mAP "
+        f"{test['map_macro'] or 0:.3f}, F1 macro {test['f1_macro']:.3f} micro {test['f1_micro']:.3f}; "
+        f"torch and ONNX within {parity['max_difference']:.1g} on {parity['posters']} posters"
+    )
+    typer.echo(f"next: onesheet predict POSTER --bundle {out}")
+
+
+@app.command(epilog="Example: `onesheet bench data/raw/Images --json`")
+def bench(
+    images: Annotated[
+        Path | None,
+        typer.Argument(metavar="[IMAGES]", help="Folder of posters.  [default: made-up ones of 300 x 444 pixels]"),
+    ] = None,
+    bundle: BundleOption = None,
+    seconds: Annotated[float, typer.Option(min=0.1, help="How long each figure is measured.")] = 3.0,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure decoding, model, and both together on this machine."""
+    from onesheet.bench import run_bench
+    from onesheet.predictor import load_predictor
+
+    settings = _settings()
+    predictor = load_predictor(bundle or settings.bundle, threads=settings.threads)
+    result = run_bench(predictor, images, seconds)
+    typer.echo(json.dumps(result.to_dict()) if as_json else result.to_text())
+
+
+def _settings(**options: Any) -> Settings:
+    from pydantic import ValidationError
+
+    from onesheet.settings import Settings
+
+    try:
+        return Settings(**options)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = "_".join(str(part) for part in first["loc"]).upper()
+        raise InvalidRequestError(f"setting ONESHEET_{name}: {first['msg']}") from error
+
+
+@contextlib.contextmanager
+def _extra(name: str) -> Iterator[None]:
+    """Turn a missing package into the command that installs it."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise MissingExtraError(
+            f"this command needs the extra `{name}` ({error.name} is not installed): "
+            f"uv sync --extra {name}, or pip install 'onesheet[{name}]'"
+        ) from error
+
+
+@contextlib.contextmanager
+def _progress(description: str) -> Iterator[Callable[[int, int | None], None]]:
+    """A progress bar on standard error; yields `advance(done, total)`."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
+        task = bar.add_task(description, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def _sentence(prediction: Prediction) -> str:
+    if prediction.predicted:
+        return ", ".join(f"{score.label} {score.probability:.0%}" for score in prediction.predicted)
+    best = prediction.topk[0]
+    return f"no genre reaches its threshold; nearest is {best.label} {best.probability:.0%}"
+
+
+def _printable(path: Path) -> str:
+    """A file name without control characters that could play with the terminal."""
+    return "".join(letter if letter.isprintable() else "\ufffd" for letter in str(path))
+
+
+def _complain(message: str) -> None:
+    typer.echo(f"onesheet: {message}", err=True)

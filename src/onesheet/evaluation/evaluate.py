@@ -1,0 +1,149 @@
+"""Quality of a bundle on labelled posters."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from onesheet.bundle import REFERENCE_FILE, Bundle
+from onesheet.data.labels import Labels, find_poster, read_labels
+from onesheet.data.manifest import MANIFEST_FILE, read_manifest
+from onesheet.data.split import SPLITS
+from onesheet.errors import DataError, ImageError
+from onesheet.evaluation.baselines import baselines
+from onesheet.evaluation.metrics import multilabel_metrics
+from onesheet.predictor import Predictor
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """What an evaluation found.
+
+    Attributes:
+        metrics: The metrics of the contract, with the number of posters behind each.
+        baselines: The same of predictors that never look at the poster.
+        failed: Posters that could not be read, with the reason; they are in no metric.
+        unlabelled: Posters without any genre; they are in no metric either.
+        seen: How many of the posters the bundle's thresholds and calibration were chosen on. When it is not 0 the
+            figures flatter the model.
+        model: Name and version of the bundle.
+    """
+
+    metrics: dict[str, Any]
+    baselines: dict[str, dict[str, Any]]
+    failed: tuple[tuple[Path, ImageError], ...]
+    unlabelled: int
+    seen: int
+    model: dict[str, str]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON contract."""
+        return {
+            **self.metrics,
+            "baselines": self.baselines,
+            "failed": [{"file": str(path), "error": error.to_dict()} for path, error in self.failed],
+            "unlabelled": self.unlabelled,
+            "seen_at_export": self.seen,
+            "model": self.model,
+        }
+
+
+def evaluate(
+    bundle: Bundle,
+    labels_file: Path,
+    images: Path,
+    *,
+    only: Collection[str] | None = None,
+    threads: int | None = None,
+    on_poster: Callable[[int, int], None] | None = None,
+) -> Evaluation:
+    """Evaluate a bundle at its own thresholds, in memory bounded by the probabilities.
+
+    Args:
+        bundle: The model.
+        labels_file: A label file such as `train.csv`.
+        images: Folder of `<Id>.jpg`.
+        only: Ids to restrict the evaluation to; default: all of the file.
+        threads: Worker threads; default: the cores that this process may use.
+        on_poster: Called with (done, total).
+
+    Raises:
+        DataError: The labels cannot be read, lack a genre of the bundle, or no poster can be scored.
+    """
+    labels = read_labels(labels_file)
+    genres = bundle.metadata.genres
+    missing = [genre for genre in genres if genre not in labels.genres]
+    if missing:
+        raise DataError(f"{labels_file.name} has no column for {', '.join(missing)}")
+    wanted = [film for film in labels.by_id if only is None or film in only]
+    films = [film for film in wanted if labels.by_id[film]]
+    predictor = Predictor(bundle, threads=threads)
+    paths = [find_poster(images, film) for film in films]
+    scored, probabilities, decisions, failed = _predict_all(predictor, films, paths, on_poster)
+    if not scored:
+        reason = f": {failed[0][1].message}" if failed else ""
+        raise DataError(f"none of the {len(films)} posters can be scored{reason}")
+    targets = _targets(labels, scored, genres)
+    return Evaluation(
+        metrics=multilabel_metrics(probabilities, targets, decisions, genres),
+        baselines=baselines(bundle.metadata.data.frequencies(genres), targets, genres),
+        failed=failed,
+        unlabelled=len(wanted) - len(films),
+        seen=len(reference_ids(bundle).intersection(scored)),
+        model={"name": bundle.metadata.name, "version": bundle.metadata.version},
+    )
+
+
+def split_ids(processed: Path, split: str) -> set[str]:
+    """Ids of one split of a manifest.
+
+    Raises:
+        DataError: There is no manifest, or it has no such split.
+    """
+    entries = read_manifest(processed / MANIFEST_FILE, processed).split(split).entries
+    if not entries:
+        raise DataError(f"the manifest has no posters in the split `{split}`: {', '.join(SPLITS)}")
+    return {entry.id for entry in entries}
+
+
+def reference_ids(bundle: Bundle) -> set[str]:
+    """Ids of the validation posters that thresholds and calibration were chosen on."""
+    import pyarrow.parquet as pq
+
+    table = pq.read_table(io.BytesIO(bundle.files[REFERENCE_FILE]), columns=["id"])
+    return set(table["id"].to_pylist())
+
+
+def _predict_all(
+    predictor: Predictor,
+    films: list[str],
+    paths: list[Path],
+    on_poster: Callable[[int, int], None] | None,
+) -> tuple[list[str], NDArray[np.float32], NDArray[np.bool_], tuple[tuple[Path, ImageError], ...]]:
+    scored: list[str] = []
+    failed: list[tuple[Path, ImageError]] = []
+    probabilities = np.zeros((len(films), len(predictor.genres)), np.float32)
+    decisions = np.zeros(probabilities.shape, bool)
+    for i, answer in enumerate(predictor.predict_each(paths)):
+        if isinstance(answer, ImageError):
+            failed.append((paths[i], answer))
+        else:
+            said = {score.label for score in answer.predicted}
+            probabilities[len(scored)] = answer.probabilities
+            decisions[len(scored)] = [genre in said for genre in predictor.genres]
+            scored.append(films[i])
+        if on_poster:
+            on_poster(i + 1, len(films))
+    return scored, probabilities[: len(scored)], decisions[: len(scored)], tuple(failed)
+
+
+def _targets(labels: Labels, films: list[str], genres: tuple[str, ...]) -> NDArray[np.bool_]:
+    return np.array([[genre in labels.by_id[film] for genre in genres] for film in films], dtype=bool)

@@ -1,0 +1,88 @@
+"""`MODEL_CARD.md`: what a model was trained on, how good it is, and what it is not for."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+_METRICS: Final = {
+    "map_macro": "mean average precision (macro)",
+    "auroc_macro": "AUROC (macro)",
+    "f1_macro": "F1 (macro)",
+    "f1_micro": "F1 (micro)",
+    "f1_samples": "F1 (samples)",
+    "exact_match": "exact match",
+    "hamming_loss": "Hamming loss (lower is better)",
+    "ece": "expected calibration error (lower is better)",
+}
+
+
+def model_card(metadata: dict[str, Any], model_bytes: int) -> str:
+    """Markdown from the fields of `bundle.json`."""
+    test, floors, data = metadata["metrics"]["test"], metadata["metrics"]["baselines"], metadata["data"]
+    spec, parity = metadata["preprocess"], metadata["metrics"]["parity"]
+    return f"""# {metadata["name"]} {metadata["version"]}
+
+Tells the genres of a film from its poster: {len(metadata["genres"])} genres, any number of them at once.
+
+- Network: `{metadata["architecture"]}`, {model_bytes / 1e6:.1f} MB, input {spec["height"]} x {spec["width"]} pixels
+- Created {metadata["created"]:%Y-%m-%d}, commit {metadata["git_commit"] or "unknown"}
+- Data: {data["posters"]["train"]} posters to train, {data["posters"]["validation"]} to validate,
+  {data["posters"]["test"]} to test; split by film, near-identical posters on one side;
+  fingerprint `{data["fingerprint"][:16]}`
+- Calibration ({metadata["calibration"]["method"]}) and thresholds were chosen on the validation posters only
+- Torch and ONNX differ by at most {parity["max_difference"]:.1g} in any probability of {parity["posters"]} posters
+
+## How good it is
+
+On the {test["n"]} test posters, at the bundle's own thresholds, beside two predictors that never look at a poster: the
+training frequencies as probabilities, saying the two most frequent genres; and saying every genre.
+
+| | this model | training frequencies | every genre |
+|---|---:|---:|---:|
+{_metric_rows(test, floors)}
+
+F1 (macro) counts a genre without a test poster as 0; ranking metrics leave it out.
+
+## By genre
+
+| genre | training posters | test posters | AP | F1 | precision | recall | threshold |
+|---|---:|---:|---:|---:|---:|---:|---:|
+{_genre_rows(metadata, test)}
+
+A genre with fewer than about 20 test posters has figures that could easily be quite different on other posters.
+
+## What it is for, and what not
+
+For suggesting genres of feature-film posters to a person who can correct them, for browsing, and for studying the
+life of a model. Not for deciding anything about people, not for other pictures than film posters, and not as the only
+source of a catalogue's genres: a poster shows what its maker wanted to sell. The training posters are mostly of
+English-language films from 1980 to 2015; other places and times are likely to be served worse. Probabilities are
+calibrated on average, not for each genre.
+"""
+
+
+def _metric_rows(test: dict[str, Any], floors: dict[str, Any]) -> str:
+    columns = (test, floors["training_frequencies"], floors["every_genre"])
+    return "\n".join(
+        f"| {title} | " + " | ".join(_number(column[name]) for column in columns) + " |"
+        for name, title in _METRICS.items()
+    )
+
+
+def _genre_rows(metadata: dict[str, Any], test: dict[str, Any]) -> str:
+    rows = []
+    for genre in metadata["genres"]:
+        scores = test["per_genre"][genre]
+        figures = [scores[name] for name in ("average_precision", "f1", "precision", "recall")]
+        cells = [
+            str(metadata["data"]["genre_counts"][genre]),
+            str(scores["positives"]),
+            *map(_number, figures),
+            _number(metadata["thresholds"][genre]),
+        ]
+        rows.append(f"| {genre} | " + " | ".join(cells) + " |")
+    return "\n".join(rows)
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}"

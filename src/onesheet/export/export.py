@@ -1,0 +1,201 @@
+"""`onesheet export`: a checkpoint to a bundle, or a reason why not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from onesheet.bundle import CARD_FILE, MODEL_FILE, REFERENCE_FILE, Bundle, Calibration, write_bundle
+from onesheet.data.manifest import MANIFEST_FILE, Manifest, read_manifest
+from onesheet.errors import ExportError
+from onesheet.evaluation.baselines import baselines
+from onesheet.evaluation.calibration import calibrated, fit_platt
+from onesheet.evaluation.metrics import multilabel_metrics
+from onesheet.evaluation.thresholds import choose_thresholds
+from onesheet.export.card import model_card
+from onesheet.export.graph import BundleGraph, to_onnx
+from onesheet.export.parity import MIN_POSTERS, check_parity
+from onesheet.export.reference import reference_table
+from onesheet.image import Picture, PreprocessSpec, load_picture
+from onesheet.predictor import INPUT, OUTPUTS, map_batches, open_session, usable_cores
+from onesheet.training.checkpoint import Checkpoint, load_checkpoint
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+_PARITY_POSTERS = 2 * MIN_POSTERS
+_BATCH = 32
+
+
+@dataclass(frozen=True, slots=True)
+class _Posters:
+    """Some posters of the manifest, as the network sees them."""
+
+    manifest: Manifest
+    pictures: list[Picture]
+
+    @property
+    def pixels(self) -> NDArray[np.uint8]:
+        """uint8 `[N, H, W, 3]`."""
+        return np.stack([picture.pixels for picture in self.pictures])
+
+
+@dataclass(frozen=True, slots=True)
+class _Decision:
+    """What the validation posters decided."""
+
+    calibration: Calibration
+    thresholds: NDArray[np.float64]
+    frequencies: NDArray[np.float64]
+
+
+def export(
+    checkpoint_path: Path,
+    out: Path,
+    *,
+    name: str | None = None,
+    version: str | None = None,
+    raw: Path | None = None,
+    processed: Path | None = None,
+    on_step: Callable[[str], None] | None = None,
+) -> Bundle:
+    """Turn a checkpoint into a bundle.
+
+    Calibration and thresholds are chosen on the validation posters; the test posters are only measured.
+
+    Args:
+        checkpoint_path: Of `onesheet train`.
+        out: Folder of the bundle; `<out>.tar.gz` is written beside it.
+        name: Of the model; default: that of its configuration.
+        version: Default: the date and time of the export.
+        raw: Folder of the raw posters; default: where training found them.
+        processed: Folder of the manifest; default: where training found it.
+        on_step: Called with a sentence as each step begins.
+
+    Raises:
+        DataError: The posters or their manifest are gone.
+        ExportError: The checkpoint is none of ours, or the posters are not those it was trained with.
+        ParityError: Torch and ONNX disagree; nothing is written.
+    """
+    begin = on_step or (lambda _: None)
+    begin("Reading checkpoint and posters")
+    checkpoint = load_checkpoint(checkpoint_path)
+    manifest = _training_manifest(checkpoint, raw, processed)
+    spec = PreprocessSpec(checkpoint.model.height, checkpoint.model.width)
+    validation = _read(manifest.split("validation"), spec)
+    test = _read(manifest.split("test"), spec)
+
+    begin("Choosing calibration and thresholds on the validation posters")
+    decision = _decide(checkpoint, manifest, validation)
+
+    begin("Exporting to ONNX")
+    graph = BundleGraph(checkpoint.network, decision.calibration)
+    model = to_onnx(graph, spec)
+
+    begin("Comparing torch and ONNX on real posters")
+    parity_posters = _read(_first_usable(manifest, _PARITY_POSTERS), spec)
+    parity = check_parity(graph, model, parity_posters.pixels)
+
+    begin("Measuring on the test posters")
+    probabilities, embeddings = _run(model, validation.pixels)
+    metrics = {
+        "validation": _measure(probabilities, validation.manifest, decision.thresholds),
+        "test": _measure(_run(model, test.pixels)[0], test.manifest, decision.thresholds),
+        "baselines": baselines(decision.frequencies, test.manifest.targets(), manifest.genres),
+        "parity": {"max_difference": parity, "posters": len(parity_posters.pictures)},
+    }
+    metadata = _metadata(checkpoint, manifest, spec, decision, metrics)
+    metadata |= {"name": name or metadata["name"], "version": version or metadata["version"]}
+    reference = reference_table(validation.manifest.entries, validation.pictures, probabilities, embeddings)
+    files = {
+        MODEL_FILE: model,
+        REFERENCE_FILE: reference,
+        CARD_FILE: model_card(metadata, len(model)).encode(),
+    }
+    return write_bundle(metadata, files, out)
+
+
+def _training_manifest(checkpoint: Checkpoint, raw: Path | None, processed: Path | None) -> Manifest:
+    folders = checkpoint.provenance["data"]
+    manifest = read_manifest((processed or Path(folders["processed"])) / MANIFEST_FILE, raw or Path(folders["raw"]))
+    if manifest.fingerprint != checkpoint.provenance["fingerprint"]:
+        raise ExportError(
+            "the manifest is not the one that this checkpoint was trained with; "
+            "its validation and test posters may have been trained on"
+        )
+    return manifest
+
+
+def _first_usable(manifest: Manifest, count: int) -> Manifest:
+    usable = tuple(entry for entry in manifest.entries if entry.split is not None)
+    return replace(manifest, entries=usable[:count])
+
+
+def _read(manifest: Manifest, spec: PreprocessSpec) -> _Posters:
+    if not manifest.entries:
+        raise ExportError("a split has no posters; prepare more of them")
+    paths = [manifest.picture(entry) for entry in manifest.entries]
+    pictures = map_batches(lambda batch: [load_picture(path, spec) for path in batch], paths, usable_cores())
+    return _Posters(manifest, list(pictures))
+
+
+def _decide(checkpoint: Checkpoint, manifest: Manifest, validation: _Posters) -> _Decision:
+    with torch.inference_mode():
+        batches = torch.split(torch.from_numpy(validation.pixels), _BATCH)
+        logits = torch.cat([checkpoint.network(batch)[0] for batch in batches]).numpy()
+    targets = validation.manifest.targets()
+    counts = checkpoint.provenance["genre_counts"]
+    frequencies = np.array([counts[genre] for genre in manifest.genres]) / manifest.counts()["train"]
+    calibration = fit_platt(logits, targets)
+    thresholds = choose_thresholds(calibrated(calibration, logits), targets, frequencies)
+    return _Decision(calibration, thresholds, frequencies)
+
+
+def _run(model: bytes, pixels: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Probabilities and embeddings of the finished graph, as production will see them."""
+    session = open_session(model)
+
+    def run(batch: Sequence[NDArray[np.uint8]]) -> list[tuple[NDArray[np.float32], NDArray[np.float32]]]:
+        return list(zip(*session.run(OUTPUTS, {INPUT: np.stack(batch)}), strict=True))
+
+    outputs = list(map_batches(run, pixels, usable_cores(), _BATCH))
+    return np.stack([row[0] for row in outputs]), np.stack([row[1] for row in outputs])
+
+
+def _measure(probabilities: NDArray[np.float32], manifest: Manifest, thresholds: NDArray[np.float64]) -> dict[str, Any]:
+    decisions = probabilities >= thresholds.astype(np.float32)
+    return multilabel_metrics(probabilities, manifest.targets(), decisions, manifest.genres)
+
+
+def _metadata(
+    checkpoint: Checkpoint,
+    manifest: Manifest,
+    spec: PreprocessSpec,
+    decision: _Decision,
+    metrics: dict[str, Any],
+) -> dict[str, Any]:
+    created = datetime.now(UTC)
+    return {
+        "name": checkpoint.provenance["name"],
+        "version": f"{created:%Y%m%d.%H%M%S}",
+        "created": created,
+        "git_commit": checkpoint.provenance["git_commit"],
+        "architecture": checkpoint.model.backbone,
+        "data": {
+            "fingerprint": manifest.fingerprint,
+            "seed": manifest.seed,
+            "posters": manifest.counts(),
+            "genre_counts": checkpoint.provenance["genre_counts"],
+        },
+        "genres": manifest.genres,
+        "preprocess": asdict(spec),
+        "thresholds": dict(zip(manifest.genres, decision.thresholds.tolist(), strict=True)),
+        "calibration": decision.calibration.model_dump(),
+        "metrics": metrics,
+    }

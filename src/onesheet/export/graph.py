@@ -1,0 +1,80 @@
+"""Torch to ONNX: one self-contained graph from uint8 pixels to calibrated probabilities."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import tempfile
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from onesheet.errors import ExportError
+from onesheet.predictor import INPUT, OUTPUTS
+
+if TYPE_CHECKING:
+    from onesheet.bundle import Calibration
+    from onesheet.image import PreprocessSpec
+
+
+class BundleGraph(nn.Module):
+    """A network with its calibration: uint8 `[N, H, W, 3]` to `(probabilities [N, G], embedding [N, D])`."""
+
+    def __init__(self, network: nn.Module, calibration: Calibration) -> None:
+        super().__init__()
+        self.network = network
+        self.register_buffer("scale", torch.tensor(calibration.scale))
+        self.register_buffer("shift", torch.tensor(calibration.shift))
+        self.scale: Tensor
+        self.shift: Tensor
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Calibrated probabilities and embedding."""
+        logits, embedding = self.network(images)
+        return torch.sigmoid(self.scale * logits + self.shift), embedding
+
+
+def to_onnx(graph: BundleGraph, spec: PreprocessSpec) -> bytes:
+    """Export with a free batch size and the weights inside.
+
+    Raises:
+        ExportError: torch cannot express the network in ONNX.
+    """
+    # Two, because a batch of one would be taken for a constant.
+    example = torch.zeros((2, spec.height, spec.width, 3), dtype=torch.uint8)
+    with tempfile.TemporaryDirectory() as scratch, _quiet():
+        path = Path(scratch, "model.onnx")
+        try:
+            torch.onnx.export(
+                graph.eval(),
+                (example,),
+                path,
+                input_names=[INPUT],
+                output_names=list(OUTPUTS),
+                dynamic_shapes=({0: torch.export.Dim("batch")},),
+                external_data=False,
+                dynamo=True,
+                verbose=False,
+            )
+        except (torch.onnx.errors.OnnxExporterError, RuntimeError) as error:
+            raise ExportError(f"torch cannot export this network: {str(error).splitlines()[0]}") from error
+        return path.read_bytes()
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """The exporter prints and warns about its own insides."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)

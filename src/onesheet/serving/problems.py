@@ -1,0 +1,112 @@
+"""Every error as an RFC 9457 problem: one shape, stable types, nothing of the server's inside shown."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from urllib.parse import quote
+
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse
+
+from onesheet.errors import InvalidRequestError, OnesheetError
+from onesheet.serving.schemas import Problem
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from fastapi import FastAPI, Request
+    from starlette.types import Scope
+
+MEDIA_TYPE: Final = "application/problem+json"
+RETRY_AFTER_SECONDS: Final = 5
+
+
+@dataclass(frozen=True, slots=True)
+class HttpProblem:
+    """A kind of problem that only HTTP knows; described by the same three words as an `OnesheetError`."""
+
+    code: str
+    status: int
+    title: str
+
+
+Kind: TypeAlias = HttpProblem | type[OnesheetError]
+
+MALFORMED_BODY: Final = HttpProblem("malformed_body", 400, "Malformed request body")
+ROUTE_NOT_FOUND: Final = HttpProblem("route_not_found", 404, "No such route")
+METHOD_NOT_ALLOWED: Final = HttpProblem("method_not_allowed", 405, "Method not allowed")
+BODY_TOO_LARGE: Final = HttpProblem("body_too_large", 413, "Request body too large")
+UNSUPPORTED_MEDIA_TYPE: Final = HttpProblem("unsupported_media_type", 415, "Unsupported media type")
+INTERNAL_ERROR: Final = HttpProblem("internal_error", 500, "Internal error")
+
+_BY_STATUS: Final = {
+    kind.status: kind
+    for kind in (MALFORMED_BODY, ROUTE_NOT_FOUND, METHOD_NOT_ALLOWED, BODY_TOO_LARGE, UNSUPPORTED_MEDIA_TYPE)
+}
+
+
+def problem_response(kind: Kind, detail: str, scope: Scope, headers: Mapping[str, str] | None = None) -> JSONResponse:
+    """One problem as a response.
+
+    Args:
+        kind: Gives `type`, `title` and `status`.
+        detail: What happened, safe to show to anybody.
+        scope: The request's ASGI scope.
+        headers: Further headers.
+    """
+    retry = {"Retry-After": str(RETRY_AFTER_SECONDS)} if kind.status == HTTPStatus.SERVICE_UNAVAILABLE else {}
+    content = _problem(kind, detail, instance=quote(scope["path"])).model_dump()
+    return JSONResponse(content, kind.status, {**retry, **(headers or {})}, MEDIA_TYPE)
+
+
+def install_problem_handlers(app: FastAPI) -> None:
+    """Make `app` answer its errors as problems (an unexpected one is `RequestContext`'s business)."""
+
+    @app.exception_handler(OnesheetError)
+    async def onesheet_error(request: Request, error: OnesheetError) -> JSONResponse:
+        return problem_response(type(error), error.message, request.scope)
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid_request(request: Request, error: RequestValidationError) -> JSONResponse:
+        detail = "; ".join(_explain(item) for item in error.errors())
+        return problem_response(InvalidRequestError, detail, request.scope)
+
+    @app.exception_handler(HTTPException)
+    async def http_error(request: Request, error: HTTPException) -> JSONResponse:
+        status = error.status_code
+        kind = _BY_STATUS.get(status) or HttpProblem(f"http_{status}", status, HTTPStatus(status).phrase)
+        return problem_response(kind, error.detail, request.scope, error.headers)
+
+
+def problem_responses(*kinds: Kind) -> dict[int | str, dict[str, Any]]:
+    """The `responses` of a route for OpenAPI: by status, with an example for each kind."""
+    by_status: defaultdict[int, list[Kind]] = defaultdict(list)
+    for kind in kinds:
+        by_status[kind.status].append(kind)
+    return {status: _documented(same_status) for status, same_status in by_status.items()}
+
+
+def _documented(kinds: list[Kind]) -> dict[str, Any]:
+    examples = {kind.code: {"value": _problem(kind, kind.title, instance="/predict").model_dump()} for kind in kinds}
+    schema = {"$ref": f"#/components/schemas/{Problem.__name__}"}
+    return {
+        "description": "; ".join(kind.title for kind in kinds),
+        "content": {MEDIA_TYPE: {"schema": schema, "examples": examples}},
+    }
+
+
+def _problem(kind: Kind, detail: str, instance: str) -> Problem:
+    return Problem(
+        type=f"/problems/{kind.code}", title=kind.title, status=kind.status, detail=detail, instance=instance
+    )
+
+
+def _explain(error: Mapping[str, Any]) -> str:
+    """One validation error in words; never what was sent, which may be long, or no valid JSON (NaN)."""
+    place, *_, name = error["loc"]
+    reason = "send the picture as a file part of this name" if place == "body" else error["msg"]
+    return f"{name}: {reason}"

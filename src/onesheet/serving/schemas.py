@@ -1,0 +1,87 @@
+"""What the API answers, as typed and documented models."""
+
+from typing import Annotated, Literal
+from uuid import UUID
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
+
+_MODEL: dict[str, JsonValue] = {"name": "starter", "version": "1.0.0"}
+
+Probability = Annotated[float, Field(ge=0, le=1, description="Calibrated probability.")]
+
+
+class GenreProbability(BaseModel):
+    """A genre and how probable it is."""
+
+    label: str = Field(examples=["Drama"])
+    probability: Probability
+
+
+class ModelId(BaseModel):
+    """The model that answers."""
+
+    name: str = Field(examples=["starter"])
+    version: str = Field(examples=["1.0.0"])
+
+
+class PredictAnswer(BaseModel):
+    """The genres of one poster."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "example": {
+                "prediction_id": "0f8b2c9e-6a53-4f0e-9f0b-0a4f6f1c7d21",
+                "predicted": [{"label": "Drama", "probability": 0.713402}],
+                "topk": [
+                    {"label": "Drama", "probability": 0.713402},
+                    {"label": "Romance", "probability": 0.304117},
+                ],
+                "threshold": None,
+                "model": _MODEL,
+            }
+        }
+    )
+
+    prediction_id: UUID = Field(description="Names this answer.")
+    predicted: list[GenreProbability] = Field(
+        description="The genres that reach their threshold, most probable first; may be empty."
+    )
+    topk: list[GenreProbability] = Field(description="The most probable genres, whatever the thresholds.")
+    threshold: float | None = Field(
+        description="The threshold that was asked for; null: the model's own, one for each genre."
+    )
+    model: ModelId
+
+
+class Liveness(BaseModel):
+    """The process answers."""
+
+    status: Literal["alive"] = "alive"
+
+
+class Readiness(BaseModel):
+    """The model answers."""
+
+    status: Literal["ready"] = "ready"
+
+
+class Health(BaseModel):
+    """How the service is; for people. Probes use `/livez` and `/readyz`."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"example": {"status": "ok", "model": _MODEL, "uptime_seconds": 4211.7}}
+    )
+
+    status: Literal["ok", "loading", "failed"]
+    model: ModelId | None = Field(description="Null until the model is loaded.")
+    uptime_seconds: float = Field(ge=0)
+
+
+class Problem(BaseModel):
+    """What went wrong (RFC 9457)."""
+
+    type: str = Field(description="Stable URI reference of the kind of problem; made for programs.")
+    title: str = Field(description="The kind of problem, in words.")
+    status: int = Field(description="The HTTP status, again.")
+    detail: str = Field(description="What happened this time.")
+    instance: str = Field(description="The path that was asked for.")

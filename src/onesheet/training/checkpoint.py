@@ -1,0 +1,52 @@
+"""A checkpoint back to a network, without unpickling."""
+
+from __future__ import annotations
+
+import pickle
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from onesheet.errors import ExportError
+from onesheet.training.config import ModelConfig
+from onesheet.training.network import PosterNet
+
+_PREFIX = "network."
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A trained network and where it comes from.
+
+    Attributes:
+        network: In evaluation mode, on the CPU, with averaged weights where training averaged.
+        model: Its configuration.
+        provenance: What `training.run` wrote down: name, genres, data fingerprint, commit.
+        epoch: Epochs it was trained for.
+    """
+
+    network: PosterNet
+    model: ModelConfig
+    provenance: dict[str, Any]
+    epoch: int
+
+
+def load_checkpoint(path: Path) -> Checkpoint:
+    """Read a checkpoint of `onesheet train`; plain tensors and values only.
+
+    Raises:
+        ExportError: It is missing, damaged, or not one of ours.
+    """
+    if not path.is_file():
+        raise ExportError(f"no checkpoint at {path}")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        provenance = content["provenance"]
+        model = ModelConfig(**provenance["model"])
+        network = PosterNet(model, len(provenance["genres"]), pretrained=False)
+        network.load_state_dict({name.removeprefix(_PREFIX): value for name, value in content["state_dict"].items()})
+    except (pickle.UnpicklingError, RuntimeError, KeyError, TypeError, EOFError, OSError) as error:
+        raise ExportError(f"{path.name} is no checkpoint of `onesheet train`") from error
+    return Checkpoint(network.eval(), model, provenance, int(content["epoch"]) + 1)

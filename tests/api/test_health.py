@@ -1,0 +1,201 @@
+"""Probes, the model card, and a service whose model is late, broken or busy."""
+
+from __future__ import annotations
+
+import shutil
+import threading
+import time
+
+import anyio
+import pytest
+
+from onesheet.predictor import Predictor
+from onesheet.serving import create_app
+from onesheet.serving import model as model_module
+
+pytestmark = pytest.mark.anyio
+
+
+async def until(client, path: str, status: int):
+    """The first answer of `path` that has this status."""
+    with anyio.fail_after(10):
+        while (answer := await client.get(path)).status_code != status:
+            await anyio.sleep(0.01)
+    return answer
+
+
+async def test_a_ready_service(client):
+    assert (await client.get("/livez")).json() == {"status": "alive"}
+    assert (await client.get("/readyz")).json() == {"status": "ready"}
+    health = (await client.get("/health")).json()
+    assert health.pop("uptime_seconds") >= 0
+    assert health == {"status": "ok", "model": {"name": "tiny", "version": "1.2.3"}}
+
+
+async def test_the_model_card_is_the_bundles_summary(client, predictor):
+    card = (await client.get("/model")).json()
+
+    assert card == predictor.metadata.summary()
+    assert card["genres"] == ["Comedy", "Drama", "Horror", "Romance"]
+    assert "files" not in card
+
+
+async def test_a_given_predictor_is_kept_when_the_application_starts(settings, predictor, connect):
+    app = create_app(settings.model_copy(update={"bundle": "nowhere"}), predictor)
+    async with app.router.lifespan_context(app), connect(app) as client:
+        assert (await client.get("/readyz")).status_code == 200
+        assert (await client.get("/health")).json()["model"]["name"] == "tiny"
+
+
+async def test_the_bundle_of_the_settings_is_loaded_in_the_background(settings, connect, make_poster, monkeypatch):
+    may_load = threading.Event()
+    load = model_module.load_predictor
+
+    def slow_load(*args, **kwargs):
+        may_load.wait(10)
+        return load(*args, **kwargs)
+
+    monkeypatch.setattr(model_module, "load_predictor", slow_load)
+    app = create_app(settings)
+    async with app.router.lifespan_context(app), connect(app) as client:
+        assert (await client.get("/livez")).status_code == 200
+        assert (await client.get("/health")).json()["status"] == "loading"
+        assert (await client.get("/health")).json()["model"] is None
+        for answer in (
+            await client.get("/readyz"),
+            await client.get("/model"),
+            await client.post("/predict", files={"file": make_poster()}),
+        ):
+            assert (answer.status_code, answer.json()["type"]) == (503, "/problems/not_ready")
+            assert int(answer.headers["retry-after"]) > 0
+        may_load.set()
+        await until(client, "/readyz", 200)
+        assert (await client.post("/predict", files={"file": make_poster()})).status_code == 200
+        assert (await client.get("/health")).json()["status"] == "ok"
+
+
+async def test_stopping_does_not_wait_for_a_bundle_that_never_comes(settings, monkeypatch):
+    may_load, loading = threading.Event(), threading.Event()
+
+    def endless_load(*args, **kwargs):
+        loading.set()
+        may_load.wait(30)
+        raise OSError
+
+    monkeypatch.setattr(model_module, "load_predictor", endless_load)
+    app = create_app(settings)
+    started = time.monotonic()
+    async with app.router.lifespan_context(app):
+        await anyio.to_thread.run_sync(loading.wait)
+    took = time.monotonic() - started
+    may_load.set()
+    assert took < 5
+
+
+async def test_the_limits_and_threads_are_those_of_the_settings(settings, connect, make_poster):
+    app = create_app(settings.model_copy(update={"max_pixels": 5_000, "threads": 3}))
+    async with app.router.lifespan_context(app), connect(app) as client:
+        await until(client, "/readyz", 200)
+        answer = await client.post("/predict", files={"file": make_poster(size=(60, 90))})
+
+    assert answer.json()["type"] == "/problems/image_too_large"
+    assert app.state.model.get().threads == 3
+
+
+@pytest.fixture
+def damaged_bundle(tiny_bundle, tmp_path):
+    folder = shutil.copytree(tiny_bundle, tmp_path / "damaged")
+    model = bytearray((folder / "model.onnx").read_bytes())
+    model[100] ^= 1
+    (folder / "model.onnx").write_bytes(model)
+    return folder
+
+
+async def test_a_bundle_that_fails_is_told_and_the_process_lives(
+    settings, connect, make_poster, damaged_bundle, read_log
+):
+    app = create_app(settings.model_copy(update={"bundle": str(damaged_bundle)}))
+    async with app.router.lifespan_context(app), connect(app) as client:
+        with anyio.fail_after(10):
+            while (await client.get("/health")).json()["status"] != "failed":
+                await anyio.sleep(0.01)
+        for _ in range(3):
+            for answer in (
+                await client.get("/readyz"),
+                await client.post("/predict", files={"file": make_poster()}),
+            ):
+                assert (answer.status_code, answer.json()["type"]) == (503, "/problems/bundle_corrupt")
+                assert "model.onnx differs" in answer.json()["detail"]
+                assert int(answer.headers["retry-after"]) > 0
+        assert (await client.get("/livez")).status_code == 200
+    (failure,) = [line for line in read_log() if line["event"] == "model not loaded"]
+    assert (failure["level"], failure["code"]) == ("error", "bundle_corrupt")
+
+
+async def test_a_missing_bundle_is_told(settings, connect):
+    app = create_app(settings.model_copy(update={"bundle": "nowhere"}))
+    async with app.router.lifespan_context(app), connect(app) as client:
+        with anyio.fail_after(10):
+            while (answer := await client.get("/readyz")).json()["type"] == "/problems/not_ready":
+                await anyio.sleep(0.01)
+    assert (answer.status_code, answer.json()["type"]) == (503, "/problems/bundle_not_found")
+
+
+async def test_an_unexpected_failure_to_load_is_logged_but_not_shown(settings, connect, monkeypatch, read_log):
+    def broken_load(*args, **kwargs):
+        raise RuntimeError("secret of the server")
+
+    monkeypatch.setattr(model_module, "load_predictor", broken_load)
+    app = create_app(settings)
+    async with app.router.lifespan_context(app), connect(app) as client:
+        with anyio.fail_after(10):
+            while (answer := await client.get("/readyz")).json()["type"] == "/problems/not_ready":
+                await anyio.sleep(0.01)
+    assert (answer.status_code, answer.json()["type"]) == (503, "/problems/bad_bundle")
+    assert "secret" not in answer.text
+    assert any("secret of the server" in line.get("exception", "") for line in read_log())
+
+
+class SlowPredictor(Predictor):
+    """Holds every picture until it is let go, and counts how many are held at once."""
+
+    def __init__(self, bundle, threads: int) -> None:
+        super().__init__(bundle, threads=threads)
+        self.go = threading.Event()
+        self.busy = self.most_busy = 0
+        self._lock = threading.Lock()
+
+    def predict(self, source, **options):
+        with self._lock:
+            self.busy += 1
+            self.most_busy = max(self.most_busy, self.busy)
+        self.go.wait(10)
+        with self._lock:
+            self.busy -= 1
+        return super().predict(source, **options)
+
+
+async def test_health_answers_while_the_predictor_is_busy_on_a_bounded_number_of_threads(
+    settings, tiny_bundle, connect, make_poster
+):
+    from onesheet.bundle import load_bundle
+
+    slow = SlowPredictor(load_bundle(tiny_bundle), threads=2)
+    statuses = []
+    async with connect(create_app(settings, slow)) as client, anyio.create_task_group() as requests:
+
+        async def ask() -> None:
+            statuses.append((await client.post("/predict", files={"file": make_poster()})).status_code)
+
+        for _ in range(6):
+            requests.start_soon(ask)
+        with anyio.fail_after(10):
+            while slow.busy < 2:
+                await anyio.sleep(0.01)
+        for path in ("/livez", "/readyz", "/health", "/model"):
+            with anyio.fail_after(1):
+                assert (await client.get(path)).status_code == 200
+        assert statuses == []
+        slow.go.set()
+    assert statuses == [200] * 6
+    assert slow.most_busy == 2

@@ -1,0 +1,64 @@
+"""The document that clients are generated from, and what importing the package costs."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+async def document(client):
+    return (await client.get("/openapi.json")).json()
+
+
+async def test_the_docs_page_is_there(client):
+    assert "swagger" in (await client.get("/docs")).text
+
+
+async def test_every_error_of_predict_is_documented_as_a_problem(document):
+    responses = document["paths"]["/predict"]["post"]["responses"]
+
+    assert set(responses) == {"200", "400", "413", "415", "422", "503"}
+    for status in set(responses) - {"200"}:
+        content = responses[status]["content"]
+        assert list(content) == ["application/problem+json"]
+        problem = content["application/problem+json"]
+        assert problem["schema"] == {"$ref": "#/components/schemas/Problem"}
+        for code, example in problem["examples"].items():
+            assert example["value"]["type"] == f"/problems/{code}"
+            assert example["value"]["status"] == int(status)
+    assert set(document["components"]["schemas"]["Problem"]["properties"]) == {
+        "type",
+        "title",
+        "status",
+        "detail",
+        "instance",
+    }
+    assert "HTTPValidationError" not in document["components"]["schemas"]
+
+
+async def test_the_request_and_the_answer_are_documented(document):
+    operation = document["paths"]["/predict"]["post"]
+
+    assert operation["operationId"] == "predict"
+    assert {parameter["name"] for parameter in operation["parameters"]} == {"threshold", "topk"}
+    assert list(operation["requestBody"]["content"]) == ["multipart/form-data"]
+    answer = document["components"]["schemas"]["PredictAnswer"]
+    assert list(answer["properties"]) == ["prediction_id", "predicted", "topk", "threshold", "model"]
+    assert answer["example"]["predicted"]
+
+
+async def test_importing_the_api_loads_nothing_heavy_and_does_nothing():
+    code = (
+        "import sys, threading, onesheet.serving\n"
+        "names = ('torch', 'onnxruntime', 'pyarrow', 'onesheet.cli', 'onesheet.data', 'onesheet.training',"
+        " 'onesheet.evaluation')\n"
+        "print([name for name in names if name in sys.modules], threading.active_count())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split("\n")[0] == "[] 1"
+    assert done.stderr == ""

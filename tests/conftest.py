@@ -1,0 +1,131 @@
+"""Fixtures that all families of tests share: a tiny bundle, its predictor, and posters of one colour."""
+
+from __future__ import annotations
+
+import io
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from onesheet.bundle import write_bundle
+from onesheet.predictor import Predictor, load_predictor
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+GENRES = ("Comedy", "Drama", "Horror", "Romance")
+HEIGHT, WIDTH, EMBEDDING = 32, 24, 8
+
+
+@pytest.fixture(scope="session")
+def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a bundle that judges a poster by its mean colour, in microseconds.
+
+    Bright is Comedy, blue is Drama, dark is Horror, red is Romance.
+    """
+    folder = tmp_path_factory.mktemp("bundles") / "tiny"
+    files = {
+        "model.onnx": _tiny_model(),
+        "reference.parquet": _tiny_reference(),
+        "MODEL_CARD.md": b"# tiny\n\nA bundle for tests.\n",
+    }
+    write_bundle(_tiny_metadata(), files, folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def predictor(tiny_bundle: Path) -> Predictor:
+    """The tiny bundle, ready to answer."""
+    return load_predictor(tiny_bundle, threads=2)
+
+
+@pytest.fixture(scope="session")
+def make_poster() -> Callable[..., bytes]:
+    """`make_poster(colour="red", size=(60, 90), kind="JPEG")`: an encoded picture of one colour."""
+
+    def make(colour: str = "red", size: tuple[int, int] = (60, 90), kind: str = "JPEG") -> bytes:
+        encoded = io.BytesIO()
+        Image.new("RGB", size, colour).save(encoded, kind)
+        return encoded.getvalue()
+
+    return make
+
+
+def _tiny_metadata() -> dict[str, Any]:
+    return {
+        "name": "tiny",
+        "version": "1.2.3",
+        "created": datetime(2026, 1, 2, tzinfo=UTC),
+        "git_commit": None,
+        "architecture": "mean_colour",
+        "data": {
+            "fingerprint": "0" * 64,
+            "seed": 1,
+            "posters": {"train": 8, "validation": 2, "test": 2},
+            "genre_counts": dict.fromkeys(GENRES, 2),
+        },
+        "genres": GENRES,
+        "preprocess": {"height": HEIGHT, "width": WIDTH},
+        "thresholds": {"Comedy": 0.5, "Drama": 0.4, "Horror": 0.6, "Romance": 0.5},
+        "calibration": {"method": "none", "scale": (1.0,) * len(GENRES), "shift": (0.0,) * len(GENRES)},
+        "metrics": {"test": {"f1_macro": 0.5, "n": 2}},
+    }
+
+
+def _tiny_model() -> bytes:
+    """uint8 images -> mean colour (0-1) -> genres; the embedding is a random projection of the colour."""
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
+    #                   Comedy Drama Horror Romance
+    weights = np.array([[4.0, -3.0, -4.0, 9.0], [4.0, -2.0, -4.0, -6.0], [4.0, 9.0, -4.0, -6.0]])
+    constants = {
+        "axes": np.array([1, 2], np.int64),
+        "white": np.array(255, np.float32),
+        "projection": np.random.default_rng(7).normal(size=(3, EMBEDDING)).astype(np.float32),
+        "weights": weights.astype(np.float32),
+        "bias": np.array([-8.0, -3.0, 3.0, -3.0], np.float32),
+    }
+    nodes = [
+        helper.make_node("Cast", ["images"], ["samples"], to=TensorProto.FLOAT),
+        helper.make_node("ReduceMean", ["samples", "axes"], ["mean"], keepdims=0),
+        helper.make_node("Div", ["mean", "white"], ["colour"]),
+        helper.make_node("MatMul", ["colour", "projection"], ["embedding"]),
+        helper.make_node("Gemm", ["colour", "weights", "bias"], ["logits"]),
+        helper.make_node("Sigmoid", ["logits"], ["probabilities"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "tiny",
+        [helper.make_tensor_value_info("images", TensorProto.UINT8, ["N", HEIGHT, WIDTH, 3])],
+        [
+            helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, ["N", len(GENRES)]),
+            helper.make_tensor_value_info("embedding", TensorProto.FLOAT, ["N", EMBEDDING]),
+        ],
+        [numpy_helper.from_array(value, name) for name, value in constants.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    onnx.checker.check_model(model)
+    return model.SerializeToString()
+
+
+def _tiny_reference() -> bytes:
+    """Two posters' probabilities and embeddings, as Parquet."""
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    random = np.random.default_rng(7)
+    table = pa.table(
+        {
+            "id": ["tt0000001", "tt0000002"],
+            "probabilities": random.random((2, len(GENRES))).tolist(),
+            "embedding": random.normal(size=(2, EMBEDDING)).tolist(),
+        }
+    )
+    sink = io.BytesIO()
+    parquet.write_table(table, sink)
+    return sink.getvalue()
