@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import csv
 import io
+import os
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,8 +18,8 @@ from onesheet.predictor import Predictor, load_predictor
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
+REQUIRE_ALL = os.environ.get("ONESHEET_REQUIRE_ALL") == "1"
 GENRES = ("Comedy", "Drama", "Horror", "Romance")
 HEIGHT, WIDTH, EMBEDDING = 32, 24, 8
 
@@ -53,6 +56,45 @@ def make_poster() -> Callable[..., bytes]:
         return encoded.getvalue()
 
     return make
+
+
+@pytest.fixture(scope="session")
+def posters() -> Path:
+    """The real posters: a folder with train.csv and Images/, named by ONESHEET_POSTERS."""
+    named = os.environ.get("ONESHEET_POSTERS")
+    if named and Path(named, "train.csv").is_file():
+        return Path(named)
+    if REQUIRE_ALL:
+        pytest.fail("ONESHEET_POSTERS does not name the real posters")
+    pytest.skip("ONESHEET_POSTERS does not name the real posters")
+
+
+@pytest.fixture(scope="session")
+def made_up_posters(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Raw data of our own making: 240 films whose genres show in colour and pattern, so that they can be learned."""
+    folder = tmp_path_factory.mktemp("raw")
+    (folder / "Images").mkdir()
+    random = np.random.default_rng(3)
+    with (folder / "train.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["Id", "Genre", *GENRES, "N/A"])
+        for number in range(240):
+            genres = [genre for genre in GENRES if random.random() < 0.4] or ["Drama"]
+            film = f"tt{number:07d}"
+            writer.writerow([film, str(genres), *(int(genre in genres) for genre in GENRES), 0])
+            _draw_poster(genres, random).save(folder / "Images" / f"{film}.jpg", quality=90)
+    return folder
+
+
+def _draw_poster(genres: list[str], random: np.random.Generator) -> Image.Image:
+    """Noise of its own for each film, and a patch for each genre in the genre's corner."""
+    noise = random.integers(0, 120, (9, 6, 3), np.uint8)
+    poster = Image.fromarray(noise).resize((60, 90), Image.Resampling.BICUBIC)
+    for genre in genres:
+        left, top = divmod(GENRES.index(genre), 2)
+        colour = ("yellow", "blue", "white", "red")[GENRES.index(genre)]
+        poster.paste(colour, (30 * left, 45 * top, 30 * left + 30, 45 * top + 45))
+    return poster
 
 
 def _tiny_metadata() -> dict[str, Any]:

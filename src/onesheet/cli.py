@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from importlib.metadata import version as package_version
 from pathlib import Path
@@ -53,11 +54,16 @@ PROCESSED = Path("data/processed")
 
 def main() -> None:
     """Run the command line; an expected error is one line on standard error, never a traceback."""
+    # Of large or oddly made pictures Pillow warns there too; what matters of it is an error with a line of its own.
+    warnings.filterwarnings("ignore", module="PIL")
     try:
         app()
     except OnesheetError as error:
         _complain(error.message)
         sys.exit(EXIT_USAGE if isinstance(error, _USAGE_ERRORS) else EXIT_FAILURE)
+    except OSError as error:
+        _complain(f"{error.filename or 'output'}: {error.strerror or error}")
+        sys.exit(EXIT_FAILURE)
     except KeyboardInterrupt:
         _complain("interrupted")
         sys.exit(EXIT_INTERRUPTED)
@@ -103,12 +109,12 @@ def predict(
             if as_json:
                 typer.echo(json.dumps({"file": str(path), "error": answer.to_dict()}))
             else:
-                _complain(f"{_printable(path)}: {answer.message}")
+                _complain(f"{path}: {answer.message}")
         else:
             typer.echo(
                 json.dumps({"file": str(path), **answer.to_dict()})
                 if as_json
-                else f"{_printable(path)}: {_sentence(answer)}"
+                else _printable(f"{path}: {_sentence(answer)}")
             )
     if failed:
         raise typer.Exit(EXIT_FAILURE)
@@ -139,7 +145,7 @@ def fetch(
         typer.Argument(
             metavar="[SOURCE]",
             help="A folder, a git address, kaggle:OWNER/NAME or gs://BUCKET/FOLDER.  "
-            "[default: the public Movies-Poster_Dataset on GitHub]",
+            "[default: ONESHEET_DATA_SOURCE or the public Movies-Poster_Dataset on GitHub]",
         ),
     ] = None,
     out: Annotated[Path, typer.Option(help="Folder to fill.")] = RAW,
@@ -148,10 +154,9 @@ def fetch(
     """Get the posters: resumable, verified, and never half a data set under the final name."""
     with _extra("data"):
         from onesheet.data.fetch import fetch as run_fetch
-        from onesheet.data.sources import DEFAULT_SOURCE
     with _progress("Fetching") as advance:
         receipt = run_fetch(
-            source or DEFAULT_SOURCE,
+            source or _settings().data_source,
             out,
             force=force,
             progress=lambda state: advance(state.done_files, state.total_files),
@@ -260,7 +265,7 @@ def evaluate(
 
         Console().print(*evaluation_tables(evaluation), sep="\n")
     for path, error in evaluation.failed:
-        _complain(f"{_printable(path)}: {error.message}")
+        _complain(f"{path}: {error.message}")
     if evaluation.seen:
         _complain(
             f"note: {evaluation.seen} of these posters chose the bundle's thresholds, so more were probably trained "
@@ -368,10 +373,10 @@ def _sentence(prediction: Prediction) -> str:
     return f"no genre reaches its threshold; nearest is {best.label} {best.probability:.0%}"
 
 
-def _printable(path: Path) -> str:
-    """A file name without control characters that could play with the terminal."""
-    return "".join(letter if letter.isprintable() else "\ufffd" for letter in str(path))
+def _printable(text: object) -> str:
+    """On one line, and without control characters that could play with the terminal."""
+    return "".join(letter if letter.isprintable() else "\ufffd" for letter in str(text).replace("\n", " "))
 
 
 def _complain(message: str) -> None:
-    typer.echo(f"onesheet: {message}", err=True)
+    typer.echo(f"onesheet: {_printable(message)}", err=True)

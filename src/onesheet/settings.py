@@ -12,6 +12,10 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="ONESHEET_", env_file=".env", extra="ignore", frozen=True)
 
     bundle: str = Field("starter", description="Bundle to use: a folder, a .tar.gz, `starter` or a gs:// address.")
+    data_source: str = Field(
+        "https://github.com/laxmimerit/Movies-Poster_Dataset",
+        description="Where `onesheet data fetch` gets the posters when no source is named.",
+    )
     host: str = Field("127.0.0.1", description="Address that the API listens on.")
     port: int = Field(8000, ge=0, le=65535, description="Port of the API; 0 takes any free one.")
     max_upload_bytes: int = Field(20 * 2**20, gt=0, description="Largest accepted request body, in bytes.")

@@ -58,9 +58,7 @@ class PosterDataset(Dataset[tuple["Tensor", "Tensor"]]):
         return load_picture(self._paths[index], self._spec).pixels.copy()
 
     def _read_all(self) -> NDArray[np.uint8]:
-        images = map_batches(
-            lambda batch: [self._read(index) for index in batch], range(len(self)), usable_cores()
-        )
+        images = map_batches(lambda batch: [self._read(index) for index in batch], range(len(self)), usable_cores())
         cache = np.empty((len(self), self._spec.height, self._spec.width, 3), np.uint8)
         for index, image in enumerate(images):
             cache[index] = image
@@ -77,9 +75,7 @@ class PosterDataModule(L.LightningDataModule):
         spec: The network's input.
     """
 
-    def __init__(
-        self, manifest: Manifest, config: DataConfig, augment: AugmentConfig, spec: PreprocessSpec
-    ) -> None:
+    def __init__(self, manifest: Manifest, config: DataConfig, augment: AugmentConfig, spec: PreprocessSpec) -> None:
         super().__init__()
         self._manifest = manifest
         self._config = config

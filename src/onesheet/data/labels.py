@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import csv
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,6 +9,8 @@ from pathlib import Path
 
 from onesheet.errors import DataError
 
+LABELS_FILE = "train.csv"
+IMAGES_FOLDER = "Images"
 ID_COLUMN = "Id"
 TEXT_COLUMN = "Genre"
 NOT_A_GENRE = "N/A"
@@ -38,7 +39,7 @@ class Labels:
 
 
 def read_labels(path: Path) -> Labels:
-    """Read a label file: `Id`, optionally `Genre` (the same as text), then one 0/1 column for each genre.
+    """Read a label file: `Id`, optionally `Genre` (the same as text, not read), then one 0/1 column for each genre.
 
     Raises:
         DataError: The file is missing, not CSV, lacks columns, or has a row that makes no sense.
@@ -76,20 +77,7 @@ def _read_row(
     if Path(film).name != film:
         raise DataError(f"{where}: {film!r} is no film id")
     genres = frozenset(column for column, flag in zip(columns, flags, strict=True) if flag == "1")
-    text = row.get(TEXT_COLUMN)
-    if text is not None and frozenset(_parse_text(text, where)) != genres:
-        raise DataError(f"{where}: the text {text} and the 0/1 columns disagree")
     return film, genres
-
-
-def _parse_text(text: str, where: str) -> list[str]:
-    try:
-        value = ast.literal_eval(text)
-    except (ValueError, SyntaxError, MemoryError, RecursionError) as error:
-        raise DataError(f"{where}: {text!r} is no list of genres") from error
-    if not isinstance(value, list) or not all(isinstance(genre, str) for genre in value):
-        raise DataError(f"{where}: {text!r} is no list of genres")
-    return value
 
 
 def _unite(rows: list[tuple[str, frozenset[str]]], genres: tuple[str, ...]) -> Labels:

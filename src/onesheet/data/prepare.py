@@ -9,15 +9,13 @@ from pathlib import Path
 
 import numpy as np
 
-from onesheet.data.labels import Labels, find_poster, read_labels
+from onesheet.data.labels import IMAGES_FOLDER, LABELS_FILE, Labels, find_poster, read_labels
 from onesheet.data.manifest import MANIFEST_FILE, Entry, Manifest, write_manifest
 from onesheet.data.split import SPLITS, group_near_identical, stratified_split
 from onesheet.errors import DataError, ImageError
 from onesheet.image import decode, read_bytes, to_rgb
 from onesheet.predictor import map_batches, usable_cores
 
-LABELS_FILE = "train.csv"
-IMAGES_FOLDER = "Images"
 DEFAULT_SEED = 42
 
 

@@ -6,7 +6,8 @@ from itertools import product
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
-from sklearn.metrics import f1_score
+
+from onesheet.evaluation.metrics import f1
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -35,9 +36,7 @@ def choose_thresholds(
 
     def score(thresholds: NDArray[np.float64]) -> float:
         predicted = probabilities >= thresholds
-        return sum(
-            float(f1_score(targets, predicted, average=average, zero_division=0)) for average in ("macro", "micro")
-        )
+        return float(f1(targets, predicted, axis=0).mean() + f1(targets, predicted, axis=None))
 
     candidates = [
         _at_rates(probabilities, factor * frequencies**exponent) for factor, exponent in product(_FACTORS, _EXPONENTS)

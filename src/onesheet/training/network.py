@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -102,7 +103,7 @@ def _create_backbone(config: ModelConfig, pretrained: bool) -> Any:
     import timm
 
     if not timm.is_model(config.backbone):
-        near = timm.list_models(f"*{config.backbone}*")[:3]
+        near = difflib.get_close_matches(config.backbone, timm.list_models(), n=3)
         hint = f"; such as {', '.join(near)}" if near else ""
         raise ConfigError(f"timm has no model `{config.backbone}` (model.backbone){hint}")
     overlay = {"file": config.weights} if config.weights else None

@@ -2,24 +2,34 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import subprocess
+import warnings
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from onesheet.data.manifest import MANIFEST_FILE, Manifest, read_manifest
 from onesheet.errors import TrainingError
+from onesheet.image import PreprocessSpec
 from onesheet.training.config import TrainConfig, to_yaml
 from onesheet.training.network import PosterNet, require_pretrained
 
 if TYPE_CHECKING:
     import lightning as L
 
-    from onesheet.image import PreprocessSpec
-
 BEST = "best.ckpt"
 LAST = "last.ckpt"
 CONFIG_FILE = "config.yaml"
+
+_EXPECTED_WARNINGS = (
+    r".*does not have many workers",
+    r"The number of training batches .* is smaller than the logging interval",
+    r"Checkpoint directory .* exists and is not empty",
+    r".*treespec",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,22 +67,16 @@ def train(config: TrainConfig) -> TrainingResult:
     from onesheet.training.module import GenreModule
 
     L.seed_everything(config.seed, workers=True, verbose=False)
-    run_dir.mkdir(parents=True, exist_ok=True)
-    (run_dir / CONFIG_FILE).write_text(to_yaml(config))
-    spec = preprocess_spec(config)
     network = PosterNet(config.model, len(manifest.genres), pretrained=config.model.pretrained and checkpoint is None)
     module = GenreModule(network, config, _provenance(config, manifest))
+    spec = PreprocessSpec(config.model.height, config.model.width)
     posters = PosterDataModule(manifest, config.data, config.augment, spec)
-    trainer = _trainer(config, run_dir)
-    trainer.fit(module, posters, ckpt_path=checkpoint)
+    run_dir.mkdir(parents=True, exist_ok=True)
+    (run_dir / CONFIG_FILE).write_text(to_yaml(config))
+    with _without_lightning_chatter():
+        trainer = _trainer(config, run_dir)
+        trainer.fit(module, posters, ckpt_path=checkpoint)
     return _result(trainer, run_dir)
-
-
-def preprocess_spec(config: TrainConfig) -> PreprocessSpec:
-    """How pictures are read for this network."""
-    from onesheet.image import PreprocessSpec
-
-    return PreprocessSpec(config.model.height, config.model.width)
 
 
 def _checkpoint_to_resume(run_dir: Path, *, resume: bool) -> Path | None:
@@ -107,10 +111,26 @@ def _trainer(config: TrainConfig, run_dir: Path) -> L.Trainer:
         gradient_clip_val=config.trainer.gradient_clip or None,
         log_every_n_steps=config.trainer.log_every,
         callbacks=callbacks,
-        logger=CSVLogger(run_dir, name=None, version=""),
+        logger=CSVLogger(run_dir, name="metrics"),
+        default_root_dir=run_dir,
         enable_model_summary=False,
         num_sanity_val_steps=0,
     )
+
+
+@contextlib.contextmanager
+def _without_lightning_chatter() -> Iterator[None]:
+    """Hide advertisements, and warnings about what is meant: few workers, a used folder, Lightning's own insides."""
+    logger = logging.getLogger("lightning.pytorch")
+    level = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            for message in _EXPECTED_WARNINGS:
+                warnings.filterwarnings("ignore", message)
+            yield
+    finally:
+        logger.setLevel(level)
 
 
 def _provenance(config: TrainConfig, manifest: Manifest) -> dict[str, Any]:

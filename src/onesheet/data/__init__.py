@@ -1,0 +1,1 @@
+"""From raw posters to what training reads: sources, labels, manifest, splits, batches."""

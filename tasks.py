@@ -1,0 +1,34 @@
+"""Short commands for people and CI alike: `uv run --all-extras --group dev inv --list`."""
+
+from invoke import Context, task
+
+
+@task
+def lint(c: Context) -> None:
+    """Check style and formatting."""
+    c.run("ruff check .")
+    c.run("ruff format --check .")
+
+
+@task
+def types(c: Context) -> None:
+    """Check types, strictly."""
+    c.run("mypy")
+
+
+@task
+def test(c: Context) -> None:
+    """Run all tests in parallel, with coverage."""
+    c.run("pytest -n auto --dist loadfile --cov --cov-report term", pty=False)
+
+
+@task(lint, types, test)
+def check(c: Context) -> None:
+    """Run everything that CI runs."""
+
+
+@task
+def fix(c: Context) -> None:
+    """Repair style and formatting."""
+    c.run("ruff check --fix .")
+    c.run("ruff format .")

@@ -1,0 +1,247 @@
+"""A bundle says what the checkpoint says, wherever it is asked."""
+
+from __future__ import annotations
+
+import io
+import json
+import subprocess
+import sys
+
+import httpx
+import numpy as np
+import onnx
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from onesheet import load_predictor
+from onesheet.bundle import load_bundle
+from onesheet.data.manifest import read_manifest
+from onesheet.errors import DataError, ExportError, ParityError
+from onesheet.evaluation.evaluate import evaluate, reference_ids, split_ids
+from onesheet.export.export import export
+from onesheet.export.graph import BundleGraph
+from onesheet.export.parity import check_parity
+from onesheet.image import image_statistics, load_picture
+from onesheet.serving import create_app
+from onesheet.settings import Settings
+from onesheet.training.checkpoint import load_checkpoint
+
+TOLERANCE = 1e-4
+
+
+@pytest.fixture(scope="session")
+def manifest(processed, made_up_posters):
+    return read_manifest(processed / "manifest.parquet", made_up_posters)
+
+
+@pytest.fixture(scope="session")
+def paths(manifest):
+    """Test posters."""
+    return [manifest.picture(entry) for entry in manifest.split("test").entries][:12]
+
+
+@pytest.fixture(scope="session")
+def expected(checkpoint, learned_bundle, paths):
+    """Probabilities of the torch checkpoint, with the bundle's calibration: float32 [N, G]."""
+    metadata = load_bundle(learned_bundle).metadata
+    graph = BundleGraph(load_checkpoint(checkpoint).network, metadata.calibration).eval()
+    pixels = np.stack([load_picture(path, metadata.preprocess).pixels for path in paths])
+    with torch.inference_mode():
+        return graph(torch.from_numpy(pixels))[0].numpy()
+
+
+def _by_label(answer: dict, genres: tuple[str, ...]) -> list[float]:
+    scores = {score["label"]: score["probability"] for score in answer["topk"]}
+    return [scores[genre] for genre in genres]
+
+
+def test_python_api_says_what_the_checkpoint_says(learned_bundle, paths, expected):
+    predictions = load_predictor(learned_bundle).predict(paths)
+    assert np.abs(np.stack([p.probabilities for p in predictions]) - expected).max() <= TOLERANCE
+
+
+def test_command_line_says_what_the_checkpoint_says(learned_bundle, paths, expected):
+    command = [sys.executable, "-c", "from onesheet.cli import main; main()", "predict", *map(str, paths)]
+    options = ["--bundle", str(learned_bundle), "--top-k", "4", "--json"]
+    done = subprocess.run([*command, *options], capture_output=True, text=True, check=True)
+    answers = [json.loads(line) for line in done.stdout.splitlines()]
+    genres = load_bundle(learned_bundle).metadata.genres
+    assert [answer["file"] for answer in answers] == [str(path) for path in paths]
+    assert np.abs(np.array([_by_label(answer, genres) for answer in answers]) - expected).max() <= TOLERANCE
+
+
+@pytest.mark.anyio
+async def test_http_says_what_the_checkpoint_says(learned_bundle, paths, expected):
+    predictor = load_predictor(learned_bundle)
+    app = create_app(Settings(_env_file=None), predictor)
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://test") as client:
+        answers = [
+            (await client.post("/predict", files={"file": path.read_bytes()})).raise_for_status().json()
+            for path in paths
+        ]
+    found = np.array([_by_label(answer, predictor.genres) for answer in answers])
+    assert np.abs(found - expected).max() <= TOLERANCE
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+def test_the_archive_is_the_same_bundle(learned_bundle):
+    assert load_bundle(learned_bundle.with_name("learned.tar.gz")) == load_bundle(learned_bundle)
+
+
+def test_the_graph_carries_its_own_normalisation_and_weights(learned_bundle):
+    model = onnx.load_from_string(load_bundle(learned_bundle).model)
+    (image,) = model.graph.input
+    assert image.name == "images"
+    assert image.type.tensor_type.elem_type == onnx.TensorProto.UINT8
+    assert image.type.tensor_type.shape.dim[0].dim_param
+    assert [output.name for output in model.graph.output] == ["probabilities", "embedding"]
+    assert all(tensor.data_location == onnx.TensorProto.DEFAULT for tensor in model.graph.initializer)
+
+
+def test_the_reference_is_the_validation_set_as_production_will_see_it(learned_bundle, manifest):
+    bundle = load_bundle(learned_bundle)
+    rows = pq.read_table(io.BytesIO(bundle.files["reference.parquet"])).to_pylist()
+    entries = manifest.split("validation").entries
+    assert [row["id"] for row in rows] == [entry.id for entry in entries]
+    predictor = load_predictor(learned_bundle)
+    row, path = rows[0], manifest.picture(entries[0])
+    prediction = predictor.predict(path)
+    assert np.allclose(row["probabilities"], prediction.probabilities, atol=1e-6)
+    assert np.allclose(row["embedding"], prediction.embedding, rtol=1e-2, atol=1e-3)
+    assert image_statistics(predictor.read(path)) == pytest.approx({k: row[k] for k in row if k in _statistics()})
+
+
+def _statistics() -> set[str]:
+    names = "mean std min max brightness contrast colourfulness sharpness width height aspect"
+    return set(names.split())
+
+
+def test_thresholds_and_calibration_know_nothing_of_the_test_posters(checkpoint, learned_bundle, tmp_path, monkeypatch):
+    """Export again with the test posters' genres turned round: only the test figures change."""
+    original = read_manifest
+
+    def turned(path, root):
+        manifest = original(path, root)
+        entries = [entry if entry.split != "test" else _turn(entry, manifest.genres) for entry in manifest.entries]
+        changed = type(manifest)(tuple(entries), manifest.genres, manifest.seed, manifest.root)
+        changed.__dict__["fingerprint"] = manifest.fingerprint
+        return changed
+
+    monkeypatch.setattr("onesheet.export.export.read_manifest", turned)
+    again = export(checkpoint, tmp_path / "again").metadata
+    first = load_bundle(learned_bundle).metadata
+    assert again.thresholds == first.thresholds
+    assert again.calibration == first.calibration
+    assert again.metrics["validation"] == first.metrics["validation"]
+    assert again.metrics["test"]["f1_micro"] < first.metrics["test"]["f1_micro"] - 0.3
+
+
+def _turn(entry, genres):
+    import dataclasses
+
+    return dataclasses.replace(entry, genres=tuple(genre for genre in genres if genre not in entry.genres))
+
+
+def test_the_model_card_is_honest(learned_bundle):
+    bundle = load_bundle(learned_bundle)
+    card = bundle.files["MODEL_CARD.md"].decode()
+    test = bundle.metadata.metrics["test"]
+    assert f"| mean average precision (macro) | {test['map_macro']:.3f} |" in card
+    assert f"On the {test['n']} test posters" in card
+    assert "training frequencies" in card
+    for genre in bundle.metadata.genres:
+        assert f"| {genre} |" in card
+
+
+def test_parity_gate_refuses_another_model(checkpoint, learned_bundle, manifest):
+    bundle = load_bundle(learned_bundle)
+    pixels = np.stack(
+        [load_picture(manifest.picture(entry), bundle.metadata.preprocess).pixels for entry in manifest.entries[:64]]
+    )
+    graph = BundleGraph(load_checkpoint(checkpoint).network, bundle.metadata.calibration).eval()
+    assert check_parity(graph, bundle.model, pixels) <= TOLERANCE
+    with torch.no_grad():
+        graph.network.head.bias[0] += 0.01
+    with pytest.raises(ParityError, match="differ by"):
+        check_parity(graph, bundle.model, pixels)
+    with pytest.raises(ExportError, match="64 posters"):
+        check_parity(graph, bundle.model, pixels[:63])
+
+
+def test_when_parity_fails_nothing_is_written(checkpoint, tmp_path, monkeypatch):
+    def refuse(*_):
+        raise ParityError("differ")
+
+    monkeypatch.setattr("onesheet.export.export.check_parity", refuse)
+    with pytest.raises(ParityError):
+        export(checkpoint, tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_other_posters_than_those_of_training_are_refused(checkpoint, made_up_posters, tmp_path):
+    from onesheet.data.prepare import prepare
+
+    prepare(made_up_posters, tmp_path, seed=7)
+    with pytest.raises(ExportError, match="not the one that this checkpoint was trained with"):
+        export(checkpoint, tmp_path / "out", processed=tmp_path)
+
+
+def test_evaluate_agrees_with_the_bundle_on_the_test_split(learned_bundle, made_up_posters, processed):
+    bundle = load_bundle(learned_bundle)
+    evaluation = evaluate(
+        bundle, made_up_posters / "train.csv", made_up_posters / "Images", only=split_ids(processed, "test")
+    )
+    recorded = bundle.metadata.metrics["test"]
+    found = evaluation.to_dict()
+    for name in ("n", "f1_macro", "f1_micro", "f1_samples", "map_macro", "auroc_macro", "ece", "hamming_loss"):
+        assert found[name] == pytest.approx(recorded[name], abs=1e-5), name
+    assert found["seen_at_export"] == 0
+    assert found["f1_macro"] > found["baselines"]["training_frequencies"]["f1_macro"] + 0.2
+
+
+def test_evaluate_on_posters_that_chose_the_thresholds_says_so(learned_bundle, made_up_posters):
+    bundle = load_bundle(learned_bundle)
+    steps = []
+    evaluation = evaluate(
+        bundle,
+        made_up_posters / "train.csv",
+        made_up_posters / "Images",
+        on_poster=lambda done, total: steps.append((done, total)),
+    )
+    assert evaluation.metrics["n"] == 240
+    assert evaluation.seen == len(reference_ids(bundle)) > 0
+    assert steps[-1] == (240, 240)
+
+
+def test_evaluate_names_unknown_ids_and_scores_the_others(learned_bundle, made_up_posters, tmp_path):
+    rows = (made_up_posters / "train.csv").read_text().splitlines()
+    labels = tmp_path / "labels.csv"
+    labels.write_text("\n".join([*rows[:11], "tt404,['Drama'],0,1,0,0,0", "tt405,['N/A'],0,0,0,0,1"]) + "\n")
+    evaluation = evaluate(load_bundle(learned_bundle), labels, made_up_posters / "Images")
+    assert evaluation.metrics["n"] == 10
+    assert evaluation.unlabelled == 1
+    (failure,) = evaluation.to_dict()["failed"]
+    assert failure["file"].endswith("tt404.jpg")
+    assert failure["error"]["code"] == "not_found"
+
+
+def test_evaluate_refuses_labels_without_the_bundles_genres(learned_bundle, made_up_posters, tmp_path):
+    labels = tmp_path / "labels.csv"
+    labels.write_text("Id,Drama,Western\ntt0000001,1,0\n")
+    with pytest.raises(DataError, match="no column for Comedy, Horror, Romance"):
+        evaluate(load_bundle(learned_bundle), labels, made_up_posters / "Images")
+
+
+def test_evaluate_without_any_readable_poster(learned_bundle, made_up_posters, tmp_path):
+    with pytest.raises(DataError, match="none of the 240 posters can be scored: no such file"):
+        evaluate(load_bundle(learned_bundle), made_up_posters / "train.csv", tmp_path)
+
+
+def test_an_unknown_split(processed):
+    with pytest.raises(DataError, match="train, validation, test"):
+        split_ids(processed, "holdout")

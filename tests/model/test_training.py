@@ -1,0 +1,188 @@
+"""Training learns, keeps its best, goes on where it stopped, and says clearly when it cannot start."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from onesheet.errors import ConfigError, DataError, ExportError, TrainingError
+from onesheet.training.checkpoint import load_checkpoint
+from onesheet.training.config import compose_config
+from onesheet.training.network import PosterNet, require_pretrained
+from onesheet.training.run import train
+
+
+def test_a_model_learns_what_there_is_to_learn(checkpoint):
+    with (checkpoint.parent / "metrics/version_0/metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    scores = [float(row["val/map_macro"]) for row in rows if row["val/map_macro"]]
+    assert len(scores) == 8
+    assert max(scores) > 0.9
+    losses = [float(row["train/loss_epoch"]) for row in rows if row["train/loss_epoch"]]
+    assert losses[-1] < 0.6 * losses[0]
+    assert {"val/loss", "val/f1_macro", "val/f1_micro", "val/ece"} <= set(rows[0])
+
+
+def test_the_run_folder_says_how_it_was_made(checkpoint):
+    names = {path.name for path in checkpoint.parent.iterdir()}
+    assert names == {"best.ckpt", "last.ckpt", "config.yaml", "metrics"}
+    assert "backbone: resnet10t" in (checkpoint.parent / "config.yaml").read_text()
+
+
+def test_a_checkpoint_describes_itself(checkpoint):
+    loaded = load_checkpoint(checkpoint)
+    assert loaded.provenance["genres"] == ["Comedy", "Drama", "Horror", "Romance"]
+    assert sum(loaded.provenance["genre_counts"].values()) > 192
+    assert len(loaded.provenance["fingerprint"]) == 64
+    assert not loaded.network.training
+
+
+def test_resume_goes_on_after_the_last_epoch(configure, tmp_path):
+    run_dir = tmp_path / "run"
+    train(configure(run_dir, "trainer.epochs=1"))
+    result = train(configure(run_dir, "trainer.epochs=3", "resume=true"))
+    assert load_checkpoint(result.last).epoch == 3
+    with (run_dir / "metrics/version_1/metrics.csv").open() as file:
+        epochs = {int(row["epoch"]) for row in csv.DictReader(file)}
+    assert epochs == {1, 2}
+    assert (run_dir / "metrics/version_0/metrics.csv").is_file()
+
+
+def test_a_killed_run_can_be_resumed(configure, tmp_path):
+    """kill -9 in the middle of training, once a checkpoint is there."""
+    run_dir, config = tmp_path / "run", configure(tmp_path / "run")
+    arguments = [f"data.raw={config.data.raw}", f"data.processed={config.data.processed}", f"run_dir={run_dir}"]
+    command = [sys.executable, "-c", "from onesheet.cli import main; main()", "train", "experiment=smoke"]
+    process = subprocess.Popen(
+        [*command, *arguments, "trainer.epochs=500"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    deadline = time.monotonic() + 120
+    while not (run_dir / "last.ckpt").exists() and time.monotonic() < deadline and process.poll() is None:
+        time.sleep(0.1)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    done = torch.load(run_dir / "last.ckpt", weights_only=True)["epoch"] + 1
+    result = train(dataclasses.replace(configure(run_dir, f"trainer.epochs={done + 1}"), resume=True))
+    assert load_checkpoint(result.last).epoch == done + 1
+
+
+def test_a_used_run_folder_is_not_overwritten(configure, checkpoint):
+    before = checkpoint.read_bytes()
+    with pytest.raises(TrainingError, match="resume=true"):
+        train(configure(checkpoint.parent))
+    assert checkpoint.read_bytes() == before
+
+
+def test_nothing_to_resume(configure, tmp_path):
+    with pytest.raises(TrainingError, match="nothing to resume"):
+        train(configure(tmp_path / "run", "resume=true"))
+
+
+def test_without_manifest_the_message_names_the_command(configure, tmp_path):
+    with pytest.raises(DataError, match="onesheet data prepare"):
+        train(configure(tmp_path / "run", f"data.processed={tmp_path}"))
+
+
+def test_pretrained_offline_names_the_way_out(configure, tmp_path, monkeypatch):
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", f"http://127.0.0.1:{closed.getsockname()[1]}")
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+        with pytest.raises(TrainingError, match=r"model\.pretrained=false"):
+            train(configure(tmp_path / "run", "model.pretrained=true"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_pretrained_weights_in_the_cache_need_no_network(configure, tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    snapshot = tmp_path / "models--timm--resnet10t.c3_in1k/snapshots/0/model.safetensors"
+    snapshot.parent.mkdir(parents=True)
+    snapshot.touch()
+    require_pretrained(configure(tmp_path).model)
+
+
+def test_pretrained_weights_from_a_local_file(configure, tmp_path):
+    scratch = PosterNet(configure(tmp_path).model, 4, pretrained=False)
+    torch.save(scratch.backbone.state_dict(), tmp_path / "weights.pth")
+    config = configure(tmp_path, "model.pretrained=true", f"model.weights={tmp_path}/weights.pth")
+    require_pretrained(config.model)
+    loaded = PosterNet(config.model, 4, pretrained=True)
+    for name, expected in scratch.backbone.state_dict().items():
+        assert torch.equal(loaded.backbone.state_dict()[name], expected), name
+
+
+def test_missing_weights_file(configure, tmp_path):
+    config = configure(tmp_path, "model.pretrained=true", "model.weights=nowhere.pth")
+    with pytest.raises(TrainingError, match=r"nowhere\.pth"):
+        require_pretrained(config.model)
+
+
+@pytest.mark.parametrize(
+    ("override", "reason"),
+    [
+        ("model.backbone=resnet18x", "timm has no model `resnet18x`"),
+        ("model.backbone=resnet10", "such as resnet10t"),
+        ("+model.options.no_such_option=1", "does not take model.options"),
+    ],
+)
+def test_a_network_that_timm_does_not_know(configure, tmp_path, override, reason):
+    with pytest.raises(ConfigError, match=reason):
+        train(configure(tmp_path / "run", override))
+
+
+@pytest.mark.parametrize(
+    ("override", "reason"),
+    [
+        ("optimizer.lrr=1", "did you mean `optimizer.lr`"),
+        ("+nonsense=1", "unknown key `nonsense`"),
+        ("optimizer.lr=high", "optimizer.lr: Value 'high'"),
+        ("trainer.epochs=1.5", "trainer.epochs: Value '1.5'"),
+        ("seed", "write KEY=VALUE"),
+        ("experiment=smoek", "there are: smoke, starter"),
+        ("model={", "no viable alternative"),
+    ],
+)
+def test_a_wrong_override_is_explained_in_one_line(override, reason):
+    with pytest.raises(ConfigError, match=reason) as error:
+        compose_config([override])
+    assert "\n" not in str(error.value)
+
+
+def test_users_start_from_pretrained_weights_by_default():
+    assert compose_config([]).model.pretrained
+
+
+def test_a_folder_without_configuration(tmp_path):
+    with pytest.raises(ConfigError, match=r"no config\.yaml"):
+        compose_config([], tmp_path)
+
+
+class _Malicious:
+    def __reduce__(self):
+        return (Path("executed").touch, ())
+
+
+@pytest.mark.parametrize("content", ["nothing", "text", "foreign", "pickle"])
+def test_what_is_no_checkpoint_is_refused_and_never_executed(tmp_path, monkeypatch, content):
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "x.ckpt"
+    if content == "text":
+        path.write_text("no checkpoint")
+    elif content == "foreign":
+        torch.save({"state_dict": {}}, path)
+    elif content == "pickle":
+        torch.save({"provenance": _Malicious()}, path)
+    with pytest.raises(ExportError, match="no checkpoint"):
+        load_checkpoint(path)
+    assert not (tmp_path / "executed").exists()
