@@ -32,7 +32,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    rich_markup_mode="markdown",
+    rich_markup_mode="rich",
 )
 data = typer.Typer(no_args_is_help=True, help="Get the posters; build the manifest; describe it.")
 app.add_typer(data, name="data")
@@ -41,7 +41,7 @@ BundleOption = Annotated[
     str | None,
     typer.Option(
         metavar="REF",
-        help="A folder, a .tar.gz, `starter` or a gs:// address.  [default: ONESHEET_BUNDLE or starter]",
+        help="A folder, a .tar.gz, `starter` or a gs:// address. (default: ONESHEET_BUNDLE or starter)",
     ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Machine-readable output on standard output.")]
@@ -78,16 +78,16 @@ def _root(
         raise typer.Exit
 
 
-@app.command(epilog="Example: `onesheet predict poster.jpg more/*.png --json`")
+@app.command(epilog="Example: onesheet predict poster.jpg more/*.png --json")
 def predict(
-    paths: Annotated[list[Path], typer.Argument(metavar="PATH...", help="Poster files.", show_default=False)],
+    paths: Annotated[list[Path], typer.Argument(metavar="PATH", help="Poster files.", show_default=False)],
     bundle: BundleOption = None,
     threshold: Annotated[
         float | None,
-        typer.Option(help="Say genres from this probability on.  [default: the bundle's own, per genre]"),
+        typer.Option(help="Say genres from this probability on. (default: the bundle's own, per genre)"),
     ] = None,
     top_k: Annotated[
-        int | None, typer.Option(help="How many of the most probable genres to list.  [default: 5]")
+        int | None, typer.Option(help="How many of the most probable genres to list. (default: 5)")
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -120,15 +120,15 @@ def predict(
         raise typer.Exit(EXIT_FAILURE)
 
 
-@app.command(epilog="Example: `onesheet serve --port 8000`, then `curl -F file=@poster.jpg localhost:8000/predict`")
+@app.command(epilog="Example: onesheet serve --port 8000, then: curl -F file=@poster.jpg localhost:8000/predict")
 def serve(
     bundle: BundleOption = None,
     host: Annotated[
-        str | None, typer.Option(help="Address to listen on.  [default: ONESHEET_HOST or 127.0.0.1]")
+        str | None, typer.Option(help="Address to listen on. (default: ONESHEET_HOST or 127.0.0.1)")
     ] = None,
     port: Annotated[
         int | None,
-        typer.Option(min=0, max=65535, help="0 takes any free port.  [default: ONESHEET_PORT or 8000]"),
+        typer.Option(min=0, max=65535, help="0 takes any free port. (default: ONESHEET_PORT or 8000)"),
     ] = None,
 ) -> None:
     """Serve the HTTP API."""
@@ -138,14 +138,14 @@ def serve(
     run_server(_settings(**{name: value for name, value in given.items() if value is not None}))
 
 
-@data.command(epilog="Example: `onesheet data fetch gs://my-bucket/posters --out data/raw`")
+@data.command(epilog="Example: onesheet data fetch gs://my-bucket/posters --out data/raw")
 def fetch(
     source: Annotated[
         str | None,
         typer.Argument(
-            metavar="[SOURCE]",
-            help="A folder, a git address, kaggle:OWNER/NAME or gs://BUCKET/FOLDER.  "
-            "[default: ONESHEET_DATA_SOURCE or the public Movies-Poster_Dataset on GitHub]",
+            metavar="SOURCE",
+            help="A folder, a git address, kaggle:OWNER/NAME or gs://BUCKET/FOLDER "
+            "(default: ONESHEET_DATA_SOURCE or the public Movies-Poster_Dataset on GitHub)",
         ),
     ] = None,
     out: Annotated[Path, typer.Option(help="Folder to fill.")] = RAW,
@@ -166,7 +166,7 @@ def fetch(
         _complain(f"{receipt.missing} labelled posters are missing at the source")
 
 
-@data.command(epilog="Example: `onesheet data prepare --seed 7`")
+@data.command(epilog="Example: onesheet data prepare --seed 7")
 def prepare(
     raw: RawOption = RAW,
     out: Annotated[Path, typer.Option(help="Folder for the manifest.")] = PROCESSED,
@@ -184,7 +184,7 @@ def prepare(
             typer.echo(f"  quarantined {_printable(Path(entry.path))}: {'; '.join(entry.problems)}")
 
 
-@data.command(epilog="Example: `onesheet data stats --out reports/data`")
+@data.command(epilog="Example: onesheet data stats --out reports/data")
 def stats(
     raw: RawOption = RAW,
     processed: ProcessedOption = PROCESSED,
@@ -202,18 +202,14 @@ def stats(
         typer.echo(figure)
 
 
-@app.command(
-    epilog="Example: `onesheet train experiment=smoke run_dir=outputs/smoke`  \nEvery knob: `onesheet train --show`"
-)
+@app.command(epilog="Example: onesheet train experiment=smoke run_dir=outputs/smoke")
 def train(
     overrides: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[KEY=VALUE]...", help="Hydra overrides, such as optimizer.lr=3e-4."),
+        typer.Argument(metavar="KEY=VALUE", help="Hydra overrides, such as optimizer.lr=3e-4."),
     ] = None,
-    config_dir: Annotated[
-        Path | None, typer.Option(help="Folder with config.yaml.  [default: the shipped one]")
-    ] = None,
-    show: Annotated[bool, typer.Option("--show", help="Print the composed configuration and stop.")] = False,
+    config_dir: Annotated[Path | None, typer.Option(help="Folder with config.yaml. (default: the shipped one)")] = None,
+    show: Annotated[bool, typer.Option("--show", help="Print every knob of the configuration and stop.")] = False,
 ) -> None:
     """Train a model."""
     with _extra("train"):
@@ -229,7 +225,7 @@ def train(
     typer.echo(f"next: onesheet export {result.best} --out models/{config.name}")
 
 
-@app.command(epilog="Example: `onesheet evaluate --labels data/raw/train.csv --images data/raw/Images --split test`")
+@app.command(epilog="Example: onesheet evaluate --labels data/raw/train.csv --images data/raw/Images --split test")
 def evaluate(
     labels: Annotated[Path, typer.Option(help="Label file such as train.csv.")],
     images: Annotated[Path, typer.Option(help="Folder of <Id>.jpg.")],
@@ -275,14 +271,14 @@ def evaluate(
         raise typer.Exit(EXIT_FAILURE)
 
 
-@app.command(epilog="Example: `onesheet export outputs/smoke/best.ckpt --out models/smoke`")
+@app.command(epilog="Example: onesheet export outputs/smoke/best.ckpt --out models/smoke")
 def export(
     checkpoint: Annotated[Path, typer.Argument(help="Checkpoint of `onesheet train`.", show_default=False)],
     out: Annotated[Path, typer.Option(help="Folder of the bundle; a .tar.gz is written beside it.")],
-    name: Annotated[str | None, typer.Option(help="Of the model.  [default: as trained]")] = None,
-    version: Annotated[str | None, typer.Option(help="Of the model.  [default: date and time]")] = None,
-    raw: Annotated[Path | None, typer.Option(help="Raw posters.  [default: as trained]")] = None,
-    processed: Annotated[Path | None, typer.Option(help="Manifest's folder.  [default: as trained]")] = None,
+    name: Annotated[str | None, typer.Option(help="Of the model. (default: as trained)")] = None,
+    version: Annotated[str | None, typer.Option(help="Of the model. (default: date and time)")] = None,
+    raw: Annotated[Path | None, typer.Option(help="Raw posters. (default: as trained)")] = None,
+    processed: Annotated[Path | None, typer.Option(help="Manifest's folder. (default: as trained)")] = None,
 ) -> None:
     """Turn a checkpoint into a bundle; refused when torch and ONNX disagree."""
     with _extra("train"):
@@ -308,11 +304,11 @@ def export(
     typer.echo(f"next: onesheet predict POSTER --bundle {out}")
 
 
-@app.command(epilog="Example: `onesheet bench data/raw/Images --json`")
+@app.command(epilog="Example: onesheet bench data/raw/Images --json")
 def bench(
     images: Annotated[
         Path | None,
-        typer.Argument(metavar="[IMAGES]", help="Folder of posters.  [default: made-up ones of 300 x 444 pixels]"),
+        typer.Argument(metavar="IMAGES", help="Folder of posters. (default: made-up ones of 300 x 444 pixels)"),
     ] = None,
     bundle: BundleOption = None,
     seconds: Annotated[float, typer.Option(min=0.1, help="How long each figure is measured.")] = 3.0,
@@ -339,6 +335,8 @@ def _settings(**options: Any) -> Settings:
         first = error.errors()[0]
         name = "_".join(str(part) for part in first["loc"]).upper()
         raise InvalidRequestError(f"setting ONESHEET_{name}: {first['msg']}") from error
+    except UnicodeDecodeError as error:
+        raise InvalidRequestError("the .env file here is no UTF-8 text") from error
 
 
 @contextlib.contextmanager

@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from onesheet.errors import DataError
 
 if TYPE_CHECKING:
-    import pyarrow as pa
     from numpy.typing import NDArray
 
 MANIFEST_FILE: Final = "manifest.parquet"
@@ -95,9 +96,6 @@ class Manifest:
 
 def write_manifest(manifest: Manifest, path: Path) -> None:
     """Write the manifest as Parquet; the same manifest always gives the same bytes."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     about = {"genres": manifest.genres, "seed": manifest.seed}
     schema = _schema().with_metadata({_METADATA_KEY: json.dumps(about).encode()})
     table = pa.Table.from_pylist([asdict(entry) for entry in manifest.entries], schema=schema)
@@ -117,9 +115,6 @@ def read_manifest(path: Path, root: Path) -> Manifest:
     Raises:
         DataError: There is no manifest, or it is not one of ours.
     """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     if not path.is_file():
         raise DataError(f"no manifest at {path}: run `onesheet data prepare` first")
     try:
@@ -137,8 +132,6 @@ def read_manifest(path: Path, root: Path) -> Manifest:
 
 
 def _schema() -> pa.Schema:
-    import pyarrow as pa
-
     text, texts, number = pa.string(), pa.list_(pa.string()), pa.int32()
     kinds = {"genres": texts, "problems": texts, "width": number, "height": number}
     return pa.schema([(field.name, kinds.get(field.name, text)) for field in fields(Entry)])

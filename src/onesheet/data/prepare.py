@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import imagehash
 import numpy as np
 
 from onesheet.data.labels import IMAGES_FOLDER, LABELS_FILE, Labels, find_poster, read_labels
@@ -53,8 +54,6 @@ def _inspect_all(raw: Path, labels: Labels, on_poster: Callable[[int, int], None
 
 def _inspect(raw: Path, film: str, labels: Labels) -> Entry:
     """Decode a poster completely and note its facts, or why it cannot be used."""
-    import imagehash
-
     path = find_poster(raw / IMAGES_FOLDER, film)
     problems = ["rows disagree on the genres; united"] if film in labels.conflicts else []
     entry = Entry(

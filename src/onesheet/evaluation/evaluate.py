@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pyarrow.parquet as pq
 
 from onesheet.bundle import REFERENCE_FILE, Bundle
 from onesheet.data.labels import Labels, find_poster, read_labels
@@ -116,8 +117,6 @@ def split_ids(processed: Path, split: str) -> set[str]:
 
 def reference_ids(bundle: Bundle) -> set[str]:
     """Ids of the validation posters that thresholds and calibration were chosen on."""
-    import pyarrow.parquet as pq
-
     table = pq.read_table(io.BytesIO(bundle.files[REFERENCE_FILE]), columns=["id"])
     return set(table["id"].to_pylist())
 

@@ -6,10 +6,13 @@ import io
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
 from onesheet.image import Picture, image_statistics
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
 
     from onesheet.data.manifest import Entry
@@ -26,10 +29,6 @@ def reference_table(
     Columns: `id`, `sha256`, `genres`, one for each image statistic, `probabilities` (float32 list `[G]`) and
     `embedding` (float16 list `[D]`: half the size, and distances do not need more).
     """
-    import numpy as np
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     statistics = [image_statistics(picture) for picture in pictures]
     columns: dict[str, pa.Array] = {
         "id": pa.array([entry.id for entry in entries]),

@@ -1,0 +1,69 @@
+"""The promise of the README: nothing but uv, one command, a light environment, an answer."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+PROJECT = Path(__file__).parents[2]
+LARGEST = 350e6  # bytes
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Variables that make uv build a base environment of its own, away from the developer's."""
+    if shutil.which("uv") is None:
+        if os.environ.get("ONESHEET_REQUIRE_ALL") == "1":
+            pytest.fail("uv is not installed")
+        pytest.skip("uv is not installed")
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(("ONESHEET", "VIRTUAL_ENV", "COV"))}
+    return {**kept, "UV_PROJECT_ENVIRONMENT": str(tmp_path_factory.mktemp("base") / "venv"), "UV_LINK_MODE": "copy"}
+
+
+@pytest.fixture(scope="module")
+def poster(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from PIL import Image
+
+    path = tmp_path_factory.mktemp("posters") / "poster.jpg"
+    Image.linear_gradient("L").resize((200, 300)).convert("RGB").save(path)
+    return path
+
+
+def _uv_run(environment: dict[str, str], *command: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        ["uv", "run", "--frozen", "--project", str(PROJECT), *map(str, command)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=280,
+        check=False,
+    )
+
+
+@pytest.mark.slow
+def test_one_command_answers_from_a_light_environment(environment, poster):
+    done = _uv_run(environment, "onesheet", "predict", poster, "--json")
+    assert done.returncode == 0, done.stderr
+    answer = json.loads(done.stdout)
+    assert answer["model"]["name"] == "starter"
+    assert len(answer["topk"]) == 5
+
+    venv = Path(environment["UV_PROJECT_ENVIRONMENT"])
+    size = sum(path.lstat().st_size for path in venv.rglob("*") if not path.is_symlink())
+    assert size < LARGEST
+    absent = ("torch", "pandas", "pyarrow", "sklearn", "lightning", "matplotlib")
+    assert not [path.name for path in venv.glob("lib/python3*/site-packages/*") if path.name in absent]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", [("train",), ("data", "prepare"), ("evaluate", "--labels", "x", "--images", "x")])
+def test_without_the_extra_a_command_says_how_to_get_it(environment, command):
+    done = _uv_run(environment, "onesheet", *command)
+    assert done.returncode == 1
+    assert "uv sync --extra" in done.stderr
+    assert "Traceback" not in done.stderr
