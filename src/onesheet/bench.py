@@ -13,8 +13,7 @@ from typing import Any, Final
 import numpy as np
 from PIL import Image
 
-from onesheet.errors import DataError
-from onesheet.image import read_bytes
+from onesheet.errors import DataError, ImageError
 from onesheet.predictor import Predictor, map_batches
 
 _SAMPLE: Final = 64
@@ -75,10 +74,9 @@ def run_bench(predictor: Predictor, images: Path | None, seconds: float) -> Benc
         seconds: How long each rate is measured.
 
     Raises:
-        DataError: The folder holds no `.jpg`.
-        ImageError: A poster of the folder cannot be read.
+        DataError: The folder holds no `.jpg`, or one that cannot be read.
     """
-    encoded = _made_up_posters() if images is None else _sample(images)
+    encoded = _made_up_posters() if images is None else _sample(images, predictor)
     pixels = [predictor.read(data).pixels for data in encoded]
 
     def decode(batch: Sequence[bytes]) -> list[object]:
@@ -107,11 +105,18 @@ def run_bench(predictor: Predictor, images: Path | None, seconds: float) -> Benc
     )
 
 
-def _sample(images: Path) -> list[bytes]:
+def _sample(images: Path, predictor: Predictor) -> list[bytes]:
     paths = sorted(images.glob("*.jpg"))[:_SAMPLE]
     if not paths:
         raise DataError(f"no .jpg in {images}")
-    return [read_bytes(path) for path in paths]
+    sample = []
+    for path in paths:
+        try:
+            predictor.read(path)
+        except ImageError as error:
+            raise DataError(f"{path}: {error.message}") from error
+        sample.append(path.read_bytes())
+    return sample
 
 
 def _made_up_posters() -> list[bytes]:

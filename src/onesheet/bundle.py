@@ -7,10 +7,11 @@ mapping of file names to bytes.
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import io
 import json
-import shutil
+import math
 import tarfile
 import tempfile
 import zlib
@@ -19,7 +20,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
+from typing import TYPE_CHECKING, Annotated, Any, BinaryIO, Final, Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -104,6 +105,8 @@ class BundleMetadata(BaseModel):
             raise ValueError("thresholds do not match the genres")
         if not len(self.genres) == len(self.calibration.scale) == len(self.calibration.shift):
             raise ValueError("calibration does not match the genres")
+        if not 1 <= self.preprocess.reducing_gap < math.inf:
+            raise ValueError("reducing_gap of preprocess is not a number from 1 on")
         missing = set(REQUIRED_FILES) - set(self.files)
         if missing:
             raise ValueError(f"files without a hash: {', '.join(sorted(missing))}")
@@ -174,7 +177,7 @@ def write_bundle(metadata: Mapping[str, Any], files: Mapping[str, bytes], out: P
     ).model_dump_json(indent=2)
     contents = {METADATA_FILE: document.encode() + b"\n", **files}
     out.parent.mkdir(parents=True, exist_ok=True)
-    if out.exists() and not (out / METADATA_FILE).is_file() and any(out.iterdir()):
+    if out.is_file() or (out.is_dir() and not (out / METADATA_FILE).is_file() and any(out.iterdir())):
         raise BundleError(f"{out} is in use and is no bundle; name another folder")
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as scratch:
         folder, archive = Path(scratch, "bundle"), Path(scratch, "bundle.tar.gz")
@@ -195,12 +198,12 @@ def _parse_metadata(document: bytes) -> BundleMetadata:
     try:
         fields = json.loads(document)
         version = fields["schema_version"]
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise BundleCorruptError(f"{METADATA_FILE} is not readable") from error
     if version != SCHEMA_VERSION:
         advice = "upgrade onesheet" if isinstance(version, int) and version > SCHEMA_VERSION else "export it again"
         raise BundleSchemaError(
-            f"the bundle has schema {version}, this onesheet reads schema {SCHEMA_VERSION}: {advice}"
+            f"the bundle has schema {version!r}, this onesheet reads schema {SCHEMA_VERSION}: {advice}"
         )
     try:
         return BundleMetadata.model_validate(fields)
@@ -217,10 +220,14 @@ def _read_files(ref: str) -> dict[str, bytes]:
     if "://" in ref:
         return _read_remote(ref)
     path = Path(ref)
-    if path.is_dir():
-        return _read_folder(path)
-    if path.is_file():
-        return _read_archive(path)
+    try:
+        if path.is_dir():
+            return _read_folder(path)
+        if path.is_file():
+            with path.open("rb") as file:
+                return _read_archive(path.name, file)
+    except (OSError, ValueError) as error:
+        raise BundleNotFoundError(f"cannot read {ref}: {getattr(error, 'strerror', None) or error}") from error
     raise BundleNotFoundError(f"no bundle at {ref}: name a folder, a .tar.gz or `starter`")
 
 
@@ -230,40 +237,51 @@ def _read_folder(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in paths}
 
 
-def _read_archive(path: Path) -> dict[str, bytes]:
+def _read_archive(name: str, file: BinaryIO) -> dict[str, bytes]:
     files: dict[str, bytes] = {}
     total = 0
     try:
-        with tarfile.open(path, "r:gz") as tar:
-            for member in tar:
-                if not member.isfile():
-                    continue
+        with tarfile.open(fileobj=_BoundedGzip(fileobj=file), mode="r:") as tar:
+            for count, member in enumerate(tar, start=1):
                 total += member.size
-                _check_size(len(files) + 1, total)
-                content = tar.extractfile(member)
-                files[Path(member.name).name] = content.read() if content else b""
-    except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
-        raise BundleCorruptError(f"{path.name} is not a readable .tar.gz") from error
+                _check_size(count, total)
+                content = tar.extractfile(member) if member.isfile() else None
+                if content:
+                    files[Path(member.name).name] = content.read()
+    except (tarfile.TarError, OSError, EOFError, ValueError, RecursionError, zlib.error) as error:
+        raise BundleCorruptError(f"{name} is not a readable .tar.gz") from error
     return files
+
+
+class _BoundedGzip(gzip.GzipFile):
+    """Unpacks no more than a bundle may hold: a few kilobytes can stand for terabytes."""
+
+    def read(self, size: int | None = -1) -> bytes:
+        if size is None or size < 0:
+            raise tarfile.ReadError("a member of negative size")
+        _check_size(0, self.tell() + size)
+        return super().read(size)
 
 
 def _read_remote(ref: str) -> dict[str, bytes]:
     try:
         import fsspec
+
+        filesystem, path = fsspec.url_to_fs(ref)
     except ImportError as error:
         raise MissingExtraError("bundles on gs:// need an extra: pip install 'onesheet[gcs]'") from error
+    except ValueError as error:
+        raise BundleNotFoundError(f"cannot read {ref}: {error}") from error
     try:
-        filesystem, path = fsspec.url_to_fs(ref)
         found = filesystem.find(path, maxdepth=1, detail=True)
         _check_size(len(found), sum(int(entry["size"]) for entry in found.values()))
         contents = {str(name): bytes(filesystem.cat_file(name)) for name in found}
-    except (OSError, ValueError, ImportError) as error:
+    except BundleError:
+        raise
+    except Exception as error:  # each file system has errors of its own
         raise BundleNotFoundError(f"cannot read {ref}: {error}") from error
     if len(contents) == 1 and path.endswith(".tar.gz"):
-        with tempfile.TemporaryDirectory() as scratch:
-            archive = Path(scratch, Path(path).name)
-            shutil.copyfileobj(io.BytesIO(next(iter(contents.values()))), archive.open("wb"))
-            return _read_archive(archive)
+        return _read_archive(path.rsplit("/", 1)[-1], io.BytesIO(*contents.values()))
     return {name.rsplit("/", 1)[-1]: content for name, content in contents.items()}
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import numpy as np
-from PIL import ExifTags, Image, ImageOps
+from PIL import ExifTags, Image
 
 from onesheet.errors import (
     CorruptImageError,
@@ -23,7 +23,6 @@ from onesheet.errors import (
     ImageNotFoundError,
     ImageShapeError,
     ImageTooLargeError,
-    InvalidRequestError,
     NotAFileError,
     NotAnImageError,
     UnreadableFileError,
@@ -37,7 +36,7 @@ ImageSource: TypeAlias = "bytes | str | os.PathLike[str] | Image.Image | NDArray
 
 READABLE_FORMATS = ("JPEG", "PNG", "WEBP", "GIF")
 
-# What Pillow's decoders raise on damaged or hostile bytes.
+# What Pillow's decoders raise on damaged or hostile bytes; its warnings too, where warnings are errors.
 _DECODER_FAILURES = (
     OSError,
     ValueError,
@@ -49,12 +48,18 @@ _DECODER_FAILURES = (
     AttributeError,
     struct.error,
     zlib.error,
+    Warning,
 )
+
+# How the readable formats start (and WebP, which says so at its ninth byte).
+_READABLE_SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a")
 
 # Formats that people do send; naming them is kinder than "not an image".
 _FOREIGN_SIGNATURES = (
     (4, b"ftypavi", "AVIF"),
-    (4, b"ftyp", "HEIC"),
+    (4, b"ftyphe", "HEIC"),
+    (4, b"ftypmif1", "HEIC"),
+    (4, b"ftypmsf1", "HEIC"),
     (0, b"II*\0", "TIFF"),
     (0, b"MM\0*", "TIFF"),
     (0, b"BM", "BMP"),
@@ -62,8 +67,8 @@ _FOREIGN_SIGNATURES = (
     (0, b"\0\0\1\0", "ICO"),
     (0, b"\xff\x0a", "JPEG XL"),
     (0, b"\0\0\0\x0cJXL ", "JPEG XL"),
-    (0, b"<svg", "SVG"),
 )
+_SVG_STARTS = (b"<svg", b"<?xml", b"<!DOCTYPE svg", b"<!--")
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +113,18 @@ class PreprocessSpec:
 
 _RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 
+# What undoes each EXIF orientation.
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_SIDEWAYS = (_TURNS[5], _TURNS[6], _TURNS[7], _TURNS[8])
+
 
 @dataclass(frozen=True, slots=True)
 class Picture:
@@ -135,16 +152,16 @@ def load_picture(source: ImageSource, spec: PreprocessSpec, limits: ImageLimits 
     Raises:
         ImageError: The picture cannot be read; its subclass says why.
     """
-    if isinstance(source, Image.Image):
-        image = _upright(source)
-    elif isinstance(source, np.ndarray):
-        image = _from_array(source)
+    if isinstance(source, (Image.Image, np.ndarray)):
+        image = _from_array(source) if isinstance(source, np.ndarray) else source
+        _check_dimensions(image, limits)
+        image = _load_upright(image)
+        width, height = image.size
     else:
         data = source if isinstance(source, bytes) else read_bytes(Path(source), limits)
         gap = spec.reducing_gap
         image = decode(data, limits, at_least=(round(spec.width * gap), round(spec.height * gap)))
-    width, height = image.info.get("original_size", image.size)
-    _check_shape(width, height, limits)
+        width, height = image.info["original_size"]
     resized = to_rgb(image).resize(
         (spec.width, spec.height), _RESAMPLING[spec.interpolation], reducing_gap=spec.reducing_gap
     )
@@ -170,7 +187,7 @@ def read_bytes(path: Path, limits: ImageLimits = DEFAULT_LIMITS) -> bytes:
         reason = getattr(error, "strerror", None) or "invalid name"
         raise UnreadableFileError(f"cannot be read: {reason}") from error
     if len(data) > limits.max_bytes:
-        raise ImageTooLargeError(f"the file is larger than {limits.max_bytes / 2**20:.0f} MiB")
+        raise ImageTooLargeError(f"the file is larger than {limits.max_bytes / 2**20:.3g} MiB")
     return data
 
 
@@ -179,7 +196,7 @@ def decode(data: bytes, limits: ImageLimits = DEFAULT_LIMITS, at_least: tuple[in
 
     Args:
         data: Encoded JPEG, PNG, WebP or GIF.
-        limits: What is accepted; the pixel count is checked on the header, before decoding.
+        limits: What is accepted; pixel count and shape are checked on the header, before decoding.
         at_least: `(width, height)` that suffices: a JPEG may be decoded smaller, but no smaller than this.
 
     Returns:
@@ -192,20 +209,14 @@ def decode(data: bytes, limits: ImageLimits = DEFAULT_LIMITS, at_least: tuple[in
     if not data:
         raise EmptyImageError("the file is empty")
     if len(data) > limits.max_bytes:
-        raise ImageTooLargeError(f"the file is larger than {limits.max_bytes / 2**20:.0f} MiB")
+        raise ImageTooLargeError(f"the file is larger than {limits.max_bytes / 2**20:.3g} MiB")
     image = _open(data, limits)
-    _check_pixels(image, limits)
-    try:
-        turned = image.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
-        original_size = image.size[::-1] if turned else image.size
-        _check_shape(*original_size, limits)
-        if at_least is not None and image.format in ("JPEG", "MPO"):
-            image.draft(None, at_least[::-1] if turned else at_least)
-        image.load()
-        upright = _upright(image)
-    except _DECODER_FAILURES as error:
-        raise CorruptImageError("the image is truncated or damaged") from error
-    upright.info["original_size"] = original_size
+    _check_dimensions(image, limits)
+    original_size = image.size
+    if at_least is not None and image.format in ("JPEG", "MPO"):
+        image.draft(None, at_least[::-1] if _turn(image) in _SIDEWAYS else at_least)
+    upright = _load_upright(image)
+    upright.info["original_size"] = original_size[::-1] if _turn(image) in _SIDEWAYS else original_size
     return upright
 
 
@@ -216,25 +227,26 @@ def _open(data: bytes, limits: ImageLimits) -> Image.Image:
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ImageTooLargeError(_too_many_pixels(limits)) from error
     except _DECODER_FAILURES as error:
-        head = data[:4096].lstrip()
-        for offset, signature, name in _FOREIGN_SIGNATURES:
-            if head[offset:].startswith(signature):
-                raise UnsupportedImageError(
-                    f"{name} is not supported; convert the picture to JPEG, PNG, WebP or GIF"
-                ) from error
+        if data.startswith(_READABLE_SIGNATURES) or data[8:12] == b"WEBP":
+            raise CorruptImageError("the image is truncated or damaged") from error
+        name = _foreign_format(data[:4096])
+        if name:
+            raise UnsupportedImageError(
+                f"{name} is not supported; convert the picture to JPEG, PNG, WebP or GIF"
+            ) from error
         raise NotAnImageError("the file is not a JPEG, PNG, WebP or GIF picture") from error
 
 
-def _check_pixels(image: Image.Image, limits: ImageLimits) -> None:
-    if image.width * image.height > limits.max_pixels:
-        raise ImageTooLargeError(f"{image.width}x{image.height} pixels: {_too_many_pixels(limits)}")
+def _foreign_format(head: bytes) -> str | None:
+    if b"<svg" in head and head.removeprefix(b"\xef\xbb\xbf").lstrip().startswith(_SVG_STARTS):
+        return "SVG"
+    return next((name for at, signature, name in _FOREIGN_SIGNATURES if head.startswith(signature, at)), None)
 
 
-def _too_many_pixels(limits: ImageLimits) -> str:
-    return f"at most {limits.max_pixels / 1e6:.0f} megapixels are read"
-
-
-def _check_shape(width: int, height: int, limits: ImageLimits) -> None:
+def _check_dimensions(image: Image.Image, limits: ImageLimits) -> None:
+    width, height = image.size
+    if width * height > limits.max_pixels:
+        raise ImageTooLargeError(f"{width}x{height} pixels: {_too_many_pixels(limits)}")
     if min(width, height) < limits.min_side:
         raise ImageShapeError(f"{width}x{height} pixels: a poster has at least {limits.min_side} a side")
     if max(width, height) > limits.max_aspect * min(width, height):
@@ -243,14 +255,36 @@ def _check_shape(width: int, height: int, limits: ImageLimits) -> None:
         )
 
 
-def _upright(image: Image.Image) -> Image.Image:
-    """Apply the EXIF orientation, as every viewer does."""
-    return ImageOps.exif_transpose(image)
+def _too_many_pixels(limits: ImageLimits) -> str:
+    return f"at most {limits.max_pixels / 1e6:g} megapixels are read"
+
+
+def _load_upright(image: Image.Image) -> Image.Image:
+    """Decode the pixels and apply the EXIF orientation, as every viewer does."""
+    try:
+        image.load()
+        turn = _turn(image)
+        if turn is None:
+            return image
+        upright = image.transpose(turn)
+    except _DECODER_FAILURES as error:
+        raise CorruptImageError("the image is truncated or damaged") from error
+    # Without the metadata, which would turn it a second time.
+    upright.info = {key: value for key, value in image.info.items() if key == "transparency"}
+    return upright
+
+
+def _turn(image: Image.Image) -> Image.Transpose | None:
+    """How the EXIF orientation asks the picture to be turned; metadata that cannot be read asks nothing."""
+    try:
+        return _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except _DECODER_FAILURES:
+        return None
 
 
 def _from_array(array: NDArray[np.uint8]) -> Image.Image:
     if array.dtype != np.uint8 or array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] != 3):
-        raise InvalidRequestError(f"an array must be uint8 [H, W, 3] or [H, W], not {array.dtype} {list(array.shape)}")
+        raise NotAnImageError(f"an array must be uint8 [H, W, 3] or [H, W], not {array.dtype} {list(array.shape)}")
     if not array.size:
         raise EmptyImageError("the array is empty")
     return Image.fromarray(array)
@@ -258,15 +292,13 @@ def _from_array(array: NDArray[np.uint8]) -> Image.Image:
 
 def to_rgb(image: Image.Image) -> Image.Image:
     """Any colour mode to RGB; what is transparent shows white, as on a page."""
-    if image.mode == "RGB":
-        return image
     if image.mode.startswith("I"):  # 16 bits a sample; convert() would clip instead of scale
         return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
-    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
+    if image.has_transparency_data:
         rgba = image.convert("RGBA")
         page = Image.new("RGBA", rgba.size, "white")
         return Image.alpha_composite(page, rgba).convert("RGB")
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def image_statistics(picture: Picture) -> dict[str, float]:

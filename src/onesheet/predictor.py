@@ -9,7 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Final, TypeVar, cast, overload
 
 import numpy as np
 
@@ -25,7 +25,6 @@ OUTPUTS: Final = ("probabilities", "embedding")
 DEFAULT_TOP_K: Final = 5
 
 _BATCH: Final = 8
-ImageSources: TypeAlias = "list[ImageSource] | tuple[ImageSource, ...]"
 
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
@@ -100,19 +99,20 @@ class Predictor:
         """The genres, in the order of the probabilities."""
         return self.metadata.genres
 
+    # To a type checker a string is a sequence of strings too; the first that fits is meant.
     @overload
-    def predict(
+    def predict(  # type: ignore[overload-overlap]
         self, source: ImageSource, *, threshold: float | None = None, top_k: int | None = None
     ) -> Prediction: ...
 
     @overload
     def predict(
-        self, source: ImageSources, *, threshold: float | None = None, top_k: int | None = None
+        self, source: Sequence[ImageSource], *, threshold: float | None = None, top_k: int | None = None
     ) -> list[Prediction]: ...
 
     def predict(
         self,
-        source: ImageSource | ImageSources,
+        source: ImageSource | Sequence[ImageSource],
         *,
         threshold: float | None = None,
         top_k: int | None = None,
@@ -129,9 +129,10 @@ class Predictor:
             ImageError: A picture cannot be read (in a list: the first such; `predict_each` goes on).
             InvalidRequestError: `threshold` or `top_k` is out of its range.
         """
-        if not isinstance(source, (list, tuple)):
+        if isinstance(source, (str, bytes)) or not isinstance(source, Sequence):
             return self._predict_batch([source], threshold, top_k)[0]
-        results = list(self.predict_each(source, threshold=threshold, top_k=top_k))
+        sources = cast("Sequence[ImageSource]", source)
+        results = list(self.predict_each(sources, threshold=threshold, top_k=top_k))
         for result in results:
             if isinstance(result, ImageError):
                 raise result
@@ -250,13 +251,17 @@ def map_batches(
     """Apply `function` to batches of `items` on `threads` threads; results in order, a bounded number in flight."""
     remaining = iter(items)
     in_flight: deque[Future[Sequence[_Result]]] = deque()
-    with ThreadPoolExecutor(threads, thread_name_prefix="onesheet") as pool:
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="onesheet")
+    try:
         while batch := list(islice(remaining, batch_size)):
             in_flight.append(pool.submit(function, batch))
             if len(in_flight) > 2 * threads:
                 yield from in_flight.popleft().result()
         while in_flight:
             yield from in_flight.popleft().result()
+    finally:
+        # After an error or an interrupt nobody wants the rest.
+        pool.shutdown(cancel_futures=True)
 
 
 def usable_cores() -> int:
@@ -264,9 +269,9 @@ def usable_cores() -> int:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     try:
         quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        return cores if quota == "max" else max(1, min(cores, int(quota) // int(period)))
     except (OSError, ValueError):
         return cores
-    return cores if quota == "max" else max(1, min(cores, int(quota) // int(period)))
 
 
 def open_session(model: bytes) -> Any:
@@ -282,6 +287,8 @@ def open_session(model: bytes) -> Any:
     options = ort.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.log_severity_level = 4
+    # A graph may name files to take its weights from. That of a bundle holds its own; it shall read no others.
+    options.add_session_config_entry("session.model_external_initializers_file_folder_path", os.devnull)
     try:
         return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     except Exception as error:
@@ -289,13 +296,17 @@ def open_session(model: bytes) -> Any:
 
 
 def _check_contract(session: Any, metadata: BundleMetadata) -> None:
-    """Hold a graph to the inputs and outputs that every bundle promises."""
+    """Hold a graph to the inputs and outputs that every bundle promises, for any number of pictures."""
     spec = metadata.preprocess
-    inputs = {node.name: (node.type, node.shape[1:]) for node in session.get_inputs()}
-    outputs = {node.name: (node.type, node.shape[1:]) for node in session.get_outputs()}
-    if (
-        inputs != {INPUT: ("tensor(uint8)", [spec.height, spec.width, 3])}
-        or set(outputs) != set(OUTPUTS)
-        or outputs["probabilities"] != ("tensor(float)", [len(metadata.genres)])
-    ):
+    inputs, outputs = _signature(session.get_inputs()), _signature(session.get_outputs())
+    _, embedding_shape = outputs.get("embedding", ("", []))
+    if inputs != {INPUT: ("tensor(uint8)", [None, spec.height, spec.width, 3])} or outputs != {
+        "probabilities": ("tensor(float)", [None, len(metadata.genres)]),
+        "embedding": ("tensor(float)", [None, *embedding_shape[-1:]]),
+    }:
         raise BundleCorruptError("the model's inputs and outputs are not those that the bundle describes")
+
+
+def _signature(nodes: Sequence[Any]) -> dict[str, tuple[str, list[int | None]]]:
+    """Type and shape of each input or output; None for a size that is free."""
+    return {node.name: (node.type, [size if isinstance(size, int) else None for size in node.shape]) for node in nodes}
