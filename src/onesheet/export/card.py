@@ -19,6 +19,7 @@ _METRICS: Final = {
 def model_card(metadata: dict[str, Any], model_bytes: int) -> str:
     """Markdown from the fields of `bundle.json`."""
     test, floors, data = metadata["metrics"]["test"], metadata["metrics"]["baselines"], metadata["data"]
+    posters = data["posters"]
     spec, parity = metadata["preprocess"], metadata["metrics"]["parity"]
     return f"""# {metadata["name"]} {metadata["version"]}
 
@@ -26,9 +27,8 @@ Tells the genres of a film from its poster: {len(metadata["genres"])} genres, an
 
 - Network: `{metadata["architecture"]}`, {model_bytes / 1e6:.1f} MB, input {spec["height"]} x {spec["width"]} pixels
 - Created {metadata["created"]:%Y-%m-%d}, commit {metadata["git_commit"] or "unknown"}
-- Data: {data["posters"]["train"]} posters to train, {data["posters"]["validation"]} to validate,
-  {data["posters"]["test"]} to test; split by film, near-identical posters on one side;
-  fingerprint `{data["fingerprint"][:16]}`
+- Posters: {posters["train"]} to train, {posters["validation"]} to choose, {posters["test"]} to test; split by film,
+  near-identical ones on one side; fingerprint `{data["fingerprint"][:16]}`
 - Calibration ({metadata["calibration"]["method"]}) and thresholds were chosen on the validation posters only
 - Torch and ONNX differ by at most {parity["max_difference"]:.1g} in any probability of {parity["posters"]} posters
 
@@ -55,9 +55,9 @@ A genre with fewer than about 20 test posters has figures that could easily be q
 
 For suggesting genres of feature-film posters to a person who can correct them, for browsing, and for studying the
 life of a model. Not for deciding anything about people, not for other pictures than film posters, and not as the only
-source of a catalogue's genres: a poster shows what its maker wanted to sell. The training posters are mostly of
-English-language films from 1980 to 2015; other places and times are likely to be served worse. Probabilities are
-calibrated on average, not for each genre.
+source of a catalogue's genres: a poster shows what its maker wanted to sell. It knows the kind of posters it was
+trained on; those of other places and times are likely to be served worse. Probabilities are calibrated on average, not
+for each genre.
 """
 
 
