@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+
 from PIL import Image
 from rich.console import Console
 
@@ -11,7 +13,7 @@ from onesheet.data.stats import genre_table, write_figures
 
 def test_table_counts_every_genre_in_every_split(made_up_posters, tmp_path):
     manifest = prepare(made_up_posters, tmp_path)
-    console = Console(width=200, record=True, file=(tmp_path / "table.txt").open("w"))
+    console = Console(width=200, record=True, file=io.StringIO())
     console.print(genre_table(manifest))
     text = console.export_text()
     assert ", ".join(f"{count} {name}" for name, count in manifest.counts().items()) in " ".join(text.split())
