@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import sys
 import warnings
-from collections.abc import Callable, Iterator
 from importlib.metadata import version as package_version
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from onesheet.errors import ConfigError, InvalidRequestError, MissingExtraError, OnesheetError
+from onesheet.console import complain, extra, printable, progress, read_settings
+from onesheet.errors import ConfigError, InvalidRequestError, OnesheetError
 
 if TYPE_CHECKING:
     from onesheet.predictor import Prediction
-    from onesheet.settings import Settings
 
 EXIT_FAILURE = 1
 EXIT_USAGE = 2
@@ -59,13 +57,13 @@ def main() -> None:
     try:
         app()
     except OnesheetError as error:
-        _complain(error.message)
+        complain(error.message)
         sys.exit(EXIT_USAGE if isinstance(error, _USAGE_ERRORS) else EXIT_FAILURE)
     except OSError as error:
-        _complain(f"{error.filename or 'output'}: {error.strerror or error}")
+        complain(f"{error.filename or 'output'}: {error.strerror or error}")
         sys.exit(EXIT_FAILURE)
     except KeyboardInterrupt:
-        _complain("interrupted")
+        complain("interrupted")
         sys.exit(EXIT_INTERRUPTED)
 
 
@@ -98,7 +96,7 @@ def predict(
     from onesheet.image import ImageLimits
     from onesheet.predictor import load_predictor
 
-    settings = _settings()
+    settings = read_settings()
     limits = ImageLimits(max_bytes=settings.max_upload_bytes, max_pixels=settings.max_pixels)
     predictor = load_predictor(bundle or settings.bundle, limits=limits, threads=settings.threads)
     answers = predictor.predict_each(paths, threshold=threshold, top_k=top_k)
@@ -109,12 +107,12 @@ def predict(
             if as_json:
                 typer.echo(json.dumps({"file": str(path), "error": answer.to_dict()}))
             else:
-                _complain(f"{path}: {answer.message}")
+                complain(f"{path}: {answer.message}")
         else:
             typer.echo(
                 json.dumps({"file": str(path), **answer.to_dict()})
                 if as_json
-                else _printable(f"{path}: {_sentence(answer)}")
+                else printable(f"{path}: {_sentence(answer)}")
             )
     if failed:
         raise typer.Exit(EXIT_FAILURE)
@@ -135,7 +133,7 @@ def serve(
     from onesheet.serving import serve as run_server
 
     given = {"bundle": bundle, "host": host, "port": port}
-    run_server(_settings(**{name: value for name, value in given.items() if value is not None}))
+    run_server(read_settings(**{name: value for name, value in given.items() if value is not None}))
 
 
 @data.command(epilog="Example: onesheet data fetch gs://my-bucket/posters --out data/raw")
@@ -152,18 +150,18 @@ def fetch(
     force: Annotated[bool, typer.Option("--force", help="Fetch again even if it is already there.")] = False,
 ) -> None:
     """Get the posters: resumable, verified, and never half a data set under the final name."""
-    with _extra("data"):
+    with extra("data"):
         from onesheet.data.fetch import fetch as run_fetch
-    with _progress("Fetching") as advance:
+    with progress("Fetching") as advance:
         receipt = run_fetch(
-            source or _settings().data_source,
+            source or read_settings().data_source,
             out,
             force=force,
             progress=lambda state: advance(state.done_files, state.total_files),
         )
     typer.echo(f"{out}: {receipt.files} files, {receipt.bytes / 1e6:.1f} MB, {receipt.rows} labelled rows")
     if receipt.missing:
-        _complain(f"{receipt.missing} labelled posters are missing at the source")
+        complain(f"{receipt.missing} labelled posters are missing at the source")
 
 
 @data.command(epilog="Example: onesheet data prepare --seed 7")
@@ -173,15 +171,15 @@ def prepare(
     seed: Annotated[int, typer.Option(min=0, help="Of the split.")] = 42,
 ) -> None:
     """Look at every poster, set the bad ones aside, and split the good ones by film."""
-    with _extra("data"):
+    with extra("data"):
         from onesheet.data.prepare import prepare as run_prepare
-    with _progress("Inspecting posters") as advance:
+    with progress("Inspecting posters") as advance:
         manifest = run_prepare(raw, out, seed, advance)
     counts = ", ".join(f"{count} {name}" for name, count in manifest.counts().items())
     typer.echo(f"{out}/manifest.parquet: {counts}; fingerprint {manifest.fingerprint[:16]}")
     for entry in manifest.entries:
         if entry.split is None:
-            typer.echo(f"  quarantined {_printable(Path(entry.path))}: {'; '.join(entry.problems)}")
+            typer.echo(f"  quarantined {printable(Path(entry.path))}: {'; '.join(entry.problems)}")
 
 
 @data.command(epilog="Example: onesheet data stats --out reports/data")
@@ -191,7 +189,7 @@ def stats(
     out: Annotated[Path, typer.Option(help="Folder for the figures.")] = Path("outputs/data-stats"),
 ) -> None:
     """Describe the posters: a table, and figures."""
-    with _extra("data"):
+    with extra("data"):
         from onesheet.data.manifest import MANIFEST_FILE, read_manifest
         from onesheet.data.stats import genre_table, write_figures
     from rich.console import Console
@@ -212,13 +210,13 @@ def train(
     show: Annotated[bool, typer.Option("--show", help="Print every knob of the configuration and stop.")] = False,
 ) -> None:
     """Train a model."""
-    with _extra("train"):
+    with extra("train"):
         from onesheet.training.config import compose_config, to_yaml
     config = compose_config(overrides or [], config_dir)
     if show:
         typer.echo(to_yaml(config), nl=False)
         return
-    with _extra("train"):
+    with extra("train"):
         from onesheet.training.run import train as run_training
     result = run_training(config)
     typer.echo(f"best validation mAP (macro) {result.map_macro:.3f}")
@@ -237,15 +235,15 @@ def evaluate(
     as_json: JsonOption = False,
 ) -> None:
     """Measure the quality of a bundle on labelled posters, at its own thresholds."""
-    with _extra("evaluate"):
+    with extra("evaluate"):
         from onesheet.evaluation.evaluate import evaluate as run_evaluation
         from onesheet.evaluation.evaluate import split_ids
         from onesheet.evaluation.tables import evaluation_tables
     from onesheet.bundle import load_bundle
 
-    settings = _settings()
+    settings = read_settings()
     only = split_ids(processed, split) if split else None
-    with _progress("Predicting") as advance:
+    with progress("Predicting") as advance:
         evaluation = run_evaluation(
             load_bundle(bundle or settings.bundle),
             labels,
@@ -261,9 +259,9 @@ def evaluate(
 
         Console().print(*evaluation_tables(evaluation), sep="\n")
     for path, error in evaluation.failed:
-        _complain(f"{path}: {error.message}")
+        complain(f"{path}: {error.message}")
     if evaluation.seen:
-        _complain(
+        complain(
             f"note: {evaluation.seen} of these posters chose the bundle's thresholds, so more were probably trained "
             "on; these figures flatter the model. --split test measures it on posters it has never seen"
         )
@@ -281,7 +279,7 @@ def export(
     processed: Annotated[Path | None, typer.Option(help="Manifest's folder. (default: as trained)")] = None,
 ) -> None:
     """Turn a checkpoint into a bundle; refused when torch and ONNX disagree."""
-    with _extra("train"):
+    with extra("train"):
         from onesheet.export.export import export as run_export
     from rich.console import Console
 
@@ -318,50 +316,10 @@ def bench(
     from onesheet.bench import run_bench
     from onesheet.predictor import load_predictor
 
-    settings = _settings()
+    settings = read_settings()
     predictor = load_predictor(bundle or settings.bundle, threads=settings.threads)
     result = run_bench(predictor, images, seconds)
     typer.echo(json.dumps(result.to_dict()) if as_json else result.to_text())
-
-
-def _settings(**options: Any) -> Settings:
-    from pydantic import ValidationError
-
-    from onesheet.settings import Settings
-
-    try:
-        return Settings(**options)
-    except ValidationError as error:
-        first = error.errors()[0]
-        name = "_".join(str(part) for part in first["loc"]).upper()
-        raise InvalidRequestError(f"setting ONESHEET_{name}: {first['msg']}") from error
-    except UnicodeDecodeError as error:
-        raise InvalidRequestError("the .env file here is no UTF-8 text") from error
-
-
-@contextlib.contextmanager
-def _extra(name: str) -> Iterator[None]:
-    """Turn a missing package into the command that installs it."""
-    try:
-        yield
-    except ModuleNotFoundError as error:
-        raise MissingExtraError(
-            f"this command needs the extra `{name}` ({error.name} is not installed): "
-            f"uv sync --extra {name}, or pip install 'onesheet[{name}]'"
-        ) from error
-
-
-@contextlib.contextmanager
-def _progress(description: str) -> Iterator[Callable[[int, int | None], None]]:
-    """A progress bar on standard error; yields `advance(done, total)`."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
-        task = bar.add_task(description, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 def _sentence(prediction: Prediction) -> str:
@@ -369,12 +327,3 @@ def _sentence(prediction: Prediction) -> str:
         return ", ".join(f"{score.label} {score.probability:.0%}" for score in prediction.predicted)
     best = prediction.topk[0]
     return f"no genre reaches its threshold; nearest is {best.label} {best.probability:.0%}"
-
-
-def _printable(text: object) -> str:
-    """On one line, and without control characters that could play with the terminal."""
-    return "".join(letter if letter.isprintable() else "\ufffd" for letter in str(text).replace("\n", " "))
-
-
-def _complain(message: str) -> None:
-    typer.echo(f"onesheet: {_printable(message)}", err=True)

@@ -6,19 +6,22 @@ import csv
 import dataclasses
 import os
 import signal
-import socket
 import subprocess
 import sys
+import threading
 import time
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from onesheet.errors import ConfigError, DataError, ExportError, TrainingError
 from onesheet.training.checkpoint import load_checkpoint
 from onesheet.training.config import compose_config
-from onesheet.training.network import PosterNet, require_pretrained
+from onesheet.training.network import PosterNet
+from onesheet.training.pretrained import require_pretrained
 from onesheet.training.run import train
 
 
@@ -93,23 +96,68 @@ def test_without_manifest_the_message_names_the_command(configure, tmp_path):
         train(configure(tmp_path / "run", f"data.processed={tmp_path}"))
 
 
-def test_pretrained_offline_names_the_way_out(configure, tmp_path, monkeypatch):
-    with socket.socket() as closed:
-        closed.bind(("127.0.0.1", 0))
-        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", f"http://127.0.0.1:{closed.getsockname()[1]}")
-        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-        with pytest.raises(TrainingError, match=r"model\.pretrained=false"):
-            train(configure(tmp_path / "run", "model.pretrained=true"))
+@pytest.fixture
+def hub_out_of_reach(tmp_path, monkeypatch) -> Path:
+    """The hub refuses connections; returns the folder of its empty cache."""
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    return tmp_path / "hub"
+
+
+def test_pretrained_offline_names_the_way_out(configure, tmp_path, hub_out_of_reach):
+    with pytest.raises(TrainingError, match=r"model\.pretrained=false"):
+        train(configure(tmp_path / "run", "model.pretrained=true"))
     assert not (tmp_path / "run").exists()
 
 
-def test_pretrained_weights_in_the_cache_need_no_network(configure, tmp_path, monkeypatch):
-    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    snapshot = tmp_path / "models--timm--resnet10t.c3_in1k/snapshots/0/model.safetensors"
-    snapshot.parent.mkdir(parents=True)
-    snapshot.touch()
-    require_pretrained(configure(tmp_path).model)
+def test_pretrained_offline_is_told_before_torch_is_loaded(made_up_posters, processed, tmp_path):
+    """A whole process: it takes the second that the probe takes, not the seconds that torch takes, nor retries."""
+    script = "import sys; from onesheet.cli import main\ntry: main()\nfinally: print('torch' in sys.modules)"
+    arguments = [f"data.raw={made_up_posters}", f"data.processed={processed}", f"run_dir={tmp_path / 'run'}"]
+    done = subprocess.run(
+        [sys.executable, "-c", script, "train", *arguments],
+        env={**os.environ, "HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert (done.returncode, done.stdout) == (1, "False\n")
+    assert "model.pretrained=false" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_pretrained_weights_in_the_cache_need_no_network(configure, tmp_path, hub_out_of_reach):
+    config = configure(tmp_path, "model.pretrained=true")
+    scratch = PosterNet(config.model, 4, pretrained=False)
+    _fill_cache(hub_out_of_reach / "models--timm--resnet10t.c3_in1k", scratch.backbone)
+    require_pretrained(config.model)
+    loaded = PosterNet(config.model, 4, pretrained=True)
+    assert torch.equal(loaded.backbone.conv1[0].weight, scratch.backbone.conv1[0].weight)
+
+
+def _fill_cache(repository: Path, backbone: torch.nn.Module) -> None:
+    """As the hub's client leaves a download: with the head that timm drops."""
+    snapshot = repository / "snapshots" / ("0" * 40)
+    snapshot.mkdir(parents=True)
+    (repository / "refs").mkdir()
+    (repository / "refs/main").write_text(snapshot.name)
+    head = {"fc.weight": torch.zeros(1000, backbone.num_features), "fc.bias": torch.zeros(1000)}
+    save_file({**backbone.state_dict(), **head}, snapshot / "model.safetensors")
+
+
+def test_a_hub_that_answers_is_left_to_the_client(configure, tmp_path, hub_out_of_reach, monkeypatch):
+    class Handler(BaseHTTPRequestHandler):
+        def do_HEAD(self):
+            self.send_error(404)
+
+        def log_message(self, *_):
+            """Say nothing."""
+
+    with HTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.handle_request, daemon=True).start()
+        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", f"http://127.0.0.1:{server.server_port}")
+        require_pretrained(configure(tmp_path, "model.pretrained=true").model)
 
 
 def test_pretrained_weights_from_a_local_file(configure, tmp_path):
@@ -120,6 +168,20 @@ def test_pretrained_weights_from_a_local_file(configure, tmp_path):
     loaded = PosterNet(config.model, 4, pretrained=True)
     for name, expected in scratch.backbone.state_dict().items():
         assert torch.equal(loaded.backbone.state_dict()[name], expected), name
+
+
+@pytest.mark.parametrize("name", ["weights.pth", "weights.safetensors"])
+def test_a_file_that_holds_no_weights(configure, tmp_path, name):
+    (tmp_path / name).write_text("no weights at all")
+    with pytest.raises(ConfigError, match="does not hold weights of resnet10t"):
+        train(configure(tmp_path / "run", "model.pretrained=true", f"model.weights={tmp_path / name}"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_backbone_without_pretrained_weights(configure, tmp_path, hub_out_of_reach, monkeypatch):
+    monkeypatch.setattr("onesheet.training.pretrained._hub_is_reachable", lambda: True)
+    with pytest.raises(ConfigError, match="no pretrained weights for resnet50t"):
+        train(configure(tmp_path / "run", "model.pretrained=true", "model.backbone=resnet50t"))
 
 
 def test_missing_weights_file(configure, tmp_path):
@@ -134,6 +196,8 @@ def test_missing_weights_file(configure, tmp_path):
         ("model.backbone=resnet18x", "timm has no model `resnet18x`"),
         ("model.backbone=resnet10", "such as resnet10t"),
         ("+model.options.no_such_option=1", "does not take model.options"),
+        ("trainer.precision=12-bit", "trainer: Precision '12-bit' is invalid"),
+        ("trainer.accelerator=abacus", "trainer: .*abacus"),
     ],
 )
 def test_a_network_that_timm_does_not_know(configure, tmp_path, override, reason):
@@ -148,6 +212,8 @@ def test_a_network_that_timm_does_not_know(configure, tmp_path, override, reason
         ("+nonsense=1", "unknown key `nonsense`"),
         ("optimizer.lr=high", "optimizer.lr: Value 'high'"),
         ("trainer.epochs=1.5", "trainer.epochs: Value '1.5'"),
+        ("trainer.epochs=0", "trainer.epochs: must be from 1 to inf, not 0"),
+        ("model.dropout=nan", "model.dropout: must be from 0 to 1"),
         ("seed", "write KEY=VALUE"),
         ("experiment=smoek", "there are: smoke, starter"),
         ("model={", "no viable alternative"),

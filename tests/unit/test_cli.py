@@ -509,13 +509,23 @@ def test_an_interrupt(script: str, tmp_path: Path, environment: dict[str, str]) 
     command = [script, "predict", *[str(poster)] * 1000]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment)
     assert process.stdout is not None
-    assert process.stderr is not None
-    with process.stdout, process.stderr:
-        process.stdout.readline()
-        process.send_signal(signal.SIGINT)
+    process.stdout.readline()
+    errors = _press_control_c(process)
 
-        assert process.wait(60) == 130
-        assert b"Traceback" not in process.stderr.read()
+    assert process.returncode == 130
+    assert b"Traceback" not in errors
+
+
+def _press_control_c(process: subprocess.Popen[bytes]) -> bytes:
+    """Again if it must be, as a person would: Python may lose an interrupt that falls into a destructor."""
+    for _ in range(6):
+        process.send_signal(signal.SIGINT)
+        try:
+            return process.communicate(timeout=10)[1]
+        except subprocess.TimeoutExpired:
+            continue
+    process.kill()
+    return process.communicate()[1]
 
 
 def test_the_starter_is_used_when_no_bundle_is_named(onesheet: Callable[..., Any], folder: Path) -> None:

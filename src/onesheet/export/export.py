@@ -94,13 +94,8 @@ def export(
     begin("Choosing calibration and thresholds on the validation posters")
     decision = _decide(checkpoint, manifest, validation)
 
-    begin("Exporting to ONNX")
-    graph = BundleGraph(checkpoint.network, decision.calibration)
-    model = to_onnx(graph, spec)
-
-    begin("Comparing torch and ONNX on real posters")
-    parity_posters = _read(_first_usable(manifest, _PARITY_POSTERS), spec)
-    parity = check_parity(graph, model, parity_posters.pixels)
+    begin("Exporting to ONNX, and comparing it with torch on real posters")
+    model, parity = _convert(checkpoint, decision, manifest, spec)
 
     begin("Measuring on the test posters")
     probabilities, embeddings = _run(model, validation.pixels)
@@ -108,14 +103,13 @@ def export(
         "validation": _measure(probabilities, validation.manifest, decision.thresholds),
         "test": _measure(_run(model, test.pixels)[0], test.manifest, decision.thresholds),
         "baselines": baselines(decision.frequencies, test.manifest.targets(), manifest.genres),
-        "parity": {"max_difference": parity, "posters": len(parity_posters.pictures)},
+        "parity": parity,
     }
     metadata = _metadata(checkpoint, manifest, spec, decision, metrics)
     metadata |= {"name": name or metadata["name"], "version": version or metadata["version"]}
-    reference = reference_table(validation.manifest.entries, validation.pictures, probabilities, embeddings)
     files = {
         MODEL_FILE: model,
-        REFERENCE_FILE: reference,
+        REFERENCE_FILE: reference_table(validation.manifest.entries, validation.pictures, probabilities, embeddings),
         CARD_FILE: model_card(metadata, len(model)).encode(),
     }
     return write_bundle(metadata, files, out)
@@ -155,6 +149,16 @@ def _decide(checkpoint: Checkpoint, manifest: Manifest, validation: _Posters) ->
     calibration = fit_platt(logits, targets)
     thresholds = choose_thresholds(calibrated(calibration, logits), targets, frequencies)
     return _Decision(calibration, thresholds, frequencies)
+
+
+def _convert(
+    checkpoint: Checkpoint, decision: _Decision, manifest: Manifest, spec: PreprocessSpec
+) -> tuple[bytes, dict[str, Any]]:
+    """The network as ONNX, and how near it is to torch."""
+    graph = BundleGraph(checkpoint.network, decision.calibration)
+    model = to_onnx(graph, spec)
+    posters = _read(_first_usable(manifest, _PARITY_POSTERS), spec)
+    return model, {"max_difference": check_parity(graph, model, posters.pixels), "posters": len(posters.pictures)}
 
 
 def _run(model: bytes, pixels: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, is_dataclass
 from pathlib import Path
@@ -18,6 +19,27 @@ from omegaconf.errors import OmegaConfBaseException
 from onesheet.errors import ConfigError
 
 EXPERIMENT = "experiment"
+
+_RANGES = {
+    "data.batch_size": (1, math.inf),
+    "data.workers": (0, math.inf),
+    "data.limit": (0, math.inf),
+    "model.height": (16, 4096),
+    "model.width": (16, 4096),
+    "model.dropout": (0, 1),
+    "optimizer.lr": (0, math.inf),
+    "optimizer.weight_decay": (0, math.inf),
+    "optimizer.warmup": (0, 1),
+    "augment.min_scale": (0.01, 1),
+    "augment.flip": (0, 1),
+    "augment.jitter": (0, 1),
+    "augment.erase": (0, 1),
+    "augment.mixup": (0, math.inf),
+    "trainer.epochs": (1, math.inf),
+    "trainer.ema_decay": (0, 1),
+    "trainer.gradient_clip": (0, math.inf),
+    "trainer.log_every": (1, math.inf),
+}
 
 
 @dataclass
@@ -170,11 +192,13 @@ def compose_config(overrides: Sequence[str], config_dir: Path | None = None) -> 
     try:
         with initialize_config_dir(str(folder), version_base="1.3", job_name="train"):
             composed = compose("config", overrides=list(overrides))
-            return cast("TrainConfig", OmegaConf.to_object(composed))
+            config = cast("TrainConfig", OmegaConf.to_object(composed))
     except (HydraException, OmegaConfBaseException) as error:
         cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
         key = getattr(cause, "full_key", None)
         raise ConfigError((f"{key}: " if key else "") + str(cause).strip().splitlines()[0]) from error
+    _check_ranges(config)
+    return config
 
 
 def to_yaml(config: TrainConfig) -> str:
@@ -196,6 +220,14 @@ def _check_override(override: str, config_dir: Path) -> None:
     if key not in known and not key.startswith("model.options."):
         near = difflib.get_close_matches(key, known, n=1)
         raise ConfigError(f"unknown key `{key}`" + (f"; did you mean `{near[0]}`?" if near else ""))
+
+
+def _check_ranges(config: TrainConfig) -> None:
+    for key, (low, high) in _RANGES.items():
+        group, _, name = key.partition(".")
+        value = getattr(getattr(config, group), name)
+        if not low <= value <= high:
+            raise ConfigError(f"{key}: must be from {low:g} to {high:g}, not {value:g}")
 
 
 def _known_keys(schema: type[Any], prefix: str = "") -> Iterator[str]:

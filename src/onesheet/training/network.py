@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import difflib
-import urllib.error
-import urllib.request
-from pathlib import Path
+import pickle
 from typing import TYPE_CHECKING, Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from onesheet.errors import ConfigError, TrainingError
+from onesheet.errors import ConfigError
 
 if TYPE_CHECKING:
     from onesheet.training.config import ModelConfig
-
-_PROBE_SECONDS = 1.5
 
 
 class PosterNet(nn.Module):
@@ -62,43 +59,6 @@ class PosterNet(nn.Module):
         return self.head(self.dropout(embedding)), embedding
 
 
-def require_pretrained(config: ModelConfig) -> None:
-    """Fail at once, not after minutes of retries, when pretrained weights can be had from nowhere.
-
-    Raises:
-        TrainingError: They are neither in a local file, nor in a cache, nor within reach.
-    """
-    if config.weights is not None:
-        if not Path(config.weights).is_file():
-            raise TrainingError(f"no file of weights at {config.weights} (model.weights)")
-        return
-    if _is_cached(config.backbone):
-        return
-    from huggingface_hub import constants
-
-    try:
-        request = urllib.request.Request(constants.ENDPOINT, method="HEAD")  # noqa: S310  https, set by the hub
-        with urllib.request.urlopen(request, timeout=_PROBE_SECONDS):  # noqa: S310
-            return
-    except urllib.error.HTTPError:
-        return  # it answers; what it says of the weights is the hub client's business
-    except OSError as error:
-        raise TrainingError(
-            f"pretrained weights of {config.backbone} cannot be downloaded: {constants.ENDPOINT} is out of "
-            "reach. Train from scratch with model.pretrained=false, or name a local file with model.weights=FILE"
-        ) from error
-
-
-def _is_cached(backbone: str) -> bool:
-    from huggingface_hub import constants
-
-    torch_cache = Path(torch.hub.get_dir(), "checkpoints")
-    name = backbone.partition(".")[0]
-    return any(Path(constants.HF_HUB_CACHE).glob(f"models--timm--{name}*/snapshots/*/*")) or any(
-        torch_cache.glob(f"{name}*")
-    )
-
-
 def _create_backbone(config: ModelConfig, pretrained: bool) -> Any:
     import timm
 
@@ -117,6 +77,9 @@ def _create_backbone(config: ModelConfig, pretrained: bool) -> Any:
         )
     except TypeError as error:
         raise ConfigError(f"{config.backbone} does not take model.options={config.options}") from error
+    except (RuntimeError, pickle.UnpicklingError, EOFError, SafetensorError) as error:
+        reason = f"{config.weights} does not hold weights of" if config.weights else "no pretrained weights for"
+        raise ConfigError(f"{reason} {config.backbone}: {str(error).splitlines()[0]}") from error
 
 
 def _channel_buffer(values: tuple[float, ...]) -> Tensor:

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from onesheet.data.manifest import MANIFEST_FILE, Manifest, read_manifest
-from onesheet.errors import TrainingError
+from onesheet.errors import ConfigError, TrainingError
 from onesheet.image import PreprocessSpec
 from onesheet.training.config import TrainConfig, to_yaml
-from onesheet.training.network import PosterNet, require_pretrained
+from onesheet.training.pretrained import require_pretrained
 
 if TYPE_CHECKING:
     import lightning as L
@@ -65,16 +65,17 @@ def train(config: TrainConfig) -> TrainingResult:
 
     from onesheet.data.datamodule import PosterDataModule
     from onesheet.training.module import GenreModule
+    from onesheet.training.network import PosterNet
 
     L.seed_everything(config.seed, workers=True, verbose=False)
     network = PosterNet(config.model, len(manifest.genres), pretrained=config.model.pretrained and checkpoint is None)
     module = GenreModule(network, config, _provenance(config, manifest))
     spec = PreprocessSpec(config.model.height, config.model.width)
     posters = PosterDataModule(manifest, config.data, config.augment, spec)
+    trainer = _trainer(config, run_dir)
     run_dir.mkdir(parents=True, exist_ok=True)
     (run_dir / CONFIG_FILE).write_text(to_yaml(config))
     with _without_lightning_chatter():
-        trainer = _trainer(config, run_dir)
         trainer.fit(module, posters, ckpt_path=checkpoint)
     return _result(trainer, run_dir)
 
@@ -90,6 +91,7 @@ def _checkpoint_to_resume(run_dir: Path, *, resume: bool) -> Path | None:
 
 def _trainer(config: TrainConfig, run_dir: Path) -> L.Trainer:
     import lightning as L
+    from lightning.fabric.utilities.exceptions import MisconfigurationException
     from lightning.pytorch.callbacks import Callback, EMAWeightAveraging, ModelCheckpoint, RichProgressBar
     from lightning.pytorch.loggers import CSVLogger
 
@@ -104,18 +106,22 @@ def _trainer(config: TrainConfig, run_dir: Path) -> L.Trainer:
     callbacks: list[Callback] = [best, RichProgressBar()]
     if config.trainer.ema_decay > 0:
         callbacks.append(EMAWeightAveraging(decay=config.trainer.ema_decay))
-    return L.Trainer(
-        max_epochs=config.trainer.epochs,
-        precision=cast("Any", config.trainer.precision),  # checked by Lightning
-        accelerator=config.trainer.accelerator,
-        gradient_clip_val=config.trainer.gradient_clip or None,
-        log_every_n_steps=config.trainer.log_every,
-        callbacks=callbacks,
-        logger=CSVLogger(run_dir, name="metrics"),
-        default_root_dir=run_dir,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-    )
+    with _without_lightning_chatter():
+        try:
+            return L.Trainer(
+                max_epochs=config.trainer.epochs,
+                precision=cast("Any", config.trainer.precision),  # checked by Lightning
+                accelerator=config.trainer.accelerator,
+                gradient_clip_val=config.trainer.gradient_clip or None,
+                log_every_n_steps=config.trainer.log_every,
+                callbacks=callbacks,
+                logger=CSVLogger(run_dir, name="metrics"),
+                default_root_dir=run_dir,
+                enable_model_summary=False,
+                num_sanity_val_steps=0,
+            )
+        except (ValueError, MisconfigurationException) as error:
+            raise ConfigError(f"trainer: {str(error).splitlines()[0]}") from error
 
 
 @contextlib.contextmanager

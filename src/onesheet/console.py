@@ -1,0 +1,73 @@
+"""What all commands share: settings, missing extras, progress, and lines that are safe to print."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from onesheet.errors import InvalidRequestError, MissingExtraError
+
+if TYPE_CHECKING:
+    from onesheet.settings import Settings
+
+
+def read_settings(**options: Any) -> Settings:
+    """Settings from the environment, with a command's options on top.
+
+    Raises:
+        InvalidRequestError: A value is out of its range.
+    """
+    from pydantic import ValidationError
+
+    from onesheet.settings import Settings
+
+    try:
+        return Settings(**options)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = "_".join(str(part) for part in first["loc"]).upper()
+        raise InvalidRequestError(f"setting ONESHEET_{name}: {first['msg']}") from error
+    except UnicodeDecodeError as error:
+        raise InvalidRequestError("the .env file here is no UTF-8 text") from error
+
+
+@contextlib.contextmanager
+def extra(name: str) -> Iterator[None]:
+    """Turn a missing package into the command that installs it.
+
+    Raises:
+        MissingExtraError: In place of any `ModuleNotFoundError`.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise MissingExtraError(
+            f"this command needs the extra `{name}` ({error.name} is not installed): "
+            f"uv sync --extra {name}, or pip install 'onesheet[{name}]'"
+        ) from error
+
+
+@contextlib.contextmanager
+def progress(description: str) -> Iterator[Callable[[int, int | None], None]]:
+    """A progress bar on standard error; yields `advance(done, total)`."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
+        task = bar.add_task(description, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def printable(text: object) -> str:
+    """On one line, and without control characters that could play with the terminal."""
+    return "".join(letter if letter.isprintable() else "\ufffd" for letter in str(text).replace("\n", " "))
+
+
+def complain(message: str) -> None:
+    """One line on standard error."""
+    typer.echo(f"onesheet: {printable(message)}", err=True)
