@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+import torch
 
 from onesheet.data.prepare import prepare
 from onesheet.export.export import export
@@ -16,6 +17,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from onesheet.training.config import TrainConfig
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread_each() -> None:
+    """The test processes share the cores; more threads than cores make torch several times slower."""
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")
