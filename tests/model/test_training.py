@@ -61,19 +61,23 @@ def test_resume_goes_on_after_the_last_epoch(configure, tmp_path):
     assert (run_dir / "metrics/version_0/metrics.csv").is_file()
 
 
-def test_a_killed_run_can_be_resumed(configure, tmp_path):
-    """kill -9 in the middle of training, once a checkpoint is there."""
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+def test_a_run_that_was_cut_off_can_be_resumed(configure, tmp_path, how):
+    """By kill -9 or Ctrl-C in the middle of training, once a checkpoint is there."""
     run_dir, config = tmp_path / "run", configure(tmp_path / "run")
     arguments = [f"data.raw={config.data.raw}", f"data.processed={config.data.processed}", f"run_dir={run_dir}"]
     command = [sys.executable, "-c", "from onesheet.cli import main; main()", "train", "experiment=smoke"]
     process = subprocess.Popen(
-        [*command, *arguments, "trainer.epochs=500"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        [*command, *arguments, "trainer.epochs=500"], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
     )
     deadline = time.monotonic() + 120
     while not (run_dir / "last.ckpt").exists() and time.monotonic() < deadline and process.poll() is None:
         time.sleep(0.1)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
+    process.send_signal(how)
+    _, errors = process.communicate(timeout=60)
+    if how is signal.SIGINT:
+        assert errors.splitlines()[-1] == f"onesheet: interrupted; go on with: resume=true run_dir={run_dir}"
+        assert "Traceback" not in errors
     done = torch.load(run_dir / "last.ckpt", weights_only=True)["epoch"] + 1
     result = train(dataclasses.replace(configure(run_dir, f"trainer.epochs={done + 1}"), resume=True))
     assert load_checkpoint(result.last).epoch == done + 1

@@ -75,9 +75,13 @@ def train(config: TrainConfig) -> TrainingResult:
     trainer = _trainer(config, run_dir)
     run_dir.mkdir(parents=True, exist_ok=True)
     (run_dir / CONFIG_FILE).write_text(to_yaml(config))
-    with _without_lightning_chatter():
-        trainer.fit(module, posters, ckpt_path=checkpoint)
-    return _result(trainer, run_dir)
+    try:
+        with _without_lightning_chatter():
+            trainer.fit(module, posters, ckpt_path=checkpoint)
+    except SystemExit as error:  # how Lightning ends after Ctrl-C
+        way_on = f"go on with: resume=true run_dir={run_dir}" if (run_dir / LAST).exists() else "nothing was kept"
+        raise TrainingError(f"interrupted; {way_on}") from error
+    return TrainingResult(run_dir / BEST, run_dir / LAST, _best_score(trainer))
 
 
 def _checkpoint_to_resume(run_dir: Path, *, resume: bool) -> Path | None:
@@ -163,9 +167,5 @@ def _git_commit() -> str | None:
     return done.stdout.strip()
 
 
-def _result(trainer: L.Trainer, run_dir: Path) -> TrainingResult:
-    checkpoint = trainer.checkpoint_callback
-    score = getattr(checkpoint, "best_model_score", None)
-    if trainer.interrupted or score is None:
-        raise TrainingError(f"interrupted; go on with: resume=true run_dir={run_dir}")
-    return TrainingResult(run_dir / BEST, run_dir / LAST, float(score))
+def _best_score(trainer: L.Trainer) -> float:
+    return float(getattr(trainer.checkpoint_callback, "best_model_score", 0.0))
