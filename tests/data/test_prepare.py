@@ -14,6 +14,7 @@ from PIL import Image, ImageEnhance
 from onesheet.data.manifest import Manifest, read_manifest
 from onesheet.data.prepare import prepare
 from onesheet.errors import DataError
+from onesheet.image import PreprocessSpec
 
 GENRES = ("Comedy", "Drama", "Horror", "Romance")
 
@@ -128,6 +129,13 @@ def test_nothing_usable_is_an_error_and_writes_nothing(raw, tmp_path):
     with pytest.raises(DataError, match="no poster is usable"):
         prepare(raw, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_poster_that_has_vanished_since_is_named(raw, tmp_path):
+    manifest = prepare(raw, tmp_path / "out")
+    (raw / "Images/tt0000007.jpg").unlink()
+    with pytest.raises(DataError, match=r"tt0000007\.jpg: no such file: run `onesheet data prepare` again"):
+        manifest.load(_entry(manifest, "tt0000007"), PreprocessSpec(32, 24))
 
 
 @pytest.mark.parametrize("content", [b"", b"junk", None])

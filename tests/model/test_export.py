@@ -6,6 +6,7 @@ import io
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import httpx
 import numpy as np
@@ -27,6 +28,7 @@ from onesheet.serving import create_app
 from onesheet.settings import Settings
 from onesheet.training.checkpoint import load_checkpoint
 
+PROJECT = Path(__file__).parents[2]
 TOLERANCE = 1e-4
 
 
@@ -101,6 +103,12 @@ def test_the_graph_carries_its_own_normalisation_and_weights(learned_bundle):
     assert image.type.tensor_type.shape.dim[0].dim_param
     assert [output.name for output in model.graph.output] == ["probabilities", "embedding"]
     assert all(tensor.data_location == onnx.TensorProto.DEFAULT for tensor in model.graph.initializer)
+
+
+def test_a_bundle_tells_nothing_of_the_machine_it_was_made_on(learned_bundle, made_up_posters):
+    for name, content in load_bundle(learned_bundle).files.items():
+        for place in (sys.prefix, str(PROJECT), str(made_up_posters)):
+            assert place.encode() not in content, name
 
 
 def test_the_reference_is_the_validation_set_as_production_will_see_it(learned_bundle, manifest):

@@ -11,7 +11,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from onesheet.data.augmentation import train_transform
-from onesheet.image import PreprocessSpec, load_picture
+from onesheet.image import PreprocessSpec
 from onesheet.predictor import map_batches, usable_cores
 
 if TYPE_CHECKING:
@@ -39,14 +39,14 @@ class PosterDataset(Dataset[tuple["Tensor", "Tensor"]]):
     def __init__(
         self, manifest: Manifest, spec: PreprocessSpec, transform: v2.Transform | None, *, cache: bool
     ) -> None:
-        self._paths = [manifest.picture(entry) for entry in manifest.entries]
+        self._manifest = manifest
         self._targets = torch.from_numpy(manifest.targets().astype(np.float32))
         self._spec = spec
         self._transform = transform
         self._cache = self._read_all() if cache else None
 
     def __len__(self) -> int:
-        return len(self._paths)
+        return len(self._manifest.entries)
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         pixels = torch.from_numpy(self._read(index) if self._cache is None else self._cache[index])
@@ -55,7 +55,7 @@ class PosterDataset(Dataset[tuple["Tensor", "Tensor"]]):
         return pixels, self._targets[index]
 
     def _read(self, index: int) -> NDArray[np.uint8]:
-        return load_picture(self._paths[index], self._spec).pixels.copy()
+        return self._manifest.load(self._manifest.entries[index], self._spec).pixels.copy()
 
     def _read_all(self) -> NDArray[np.uint8]:
         images = map_batches(lambda batch: [self._read(index) for index in batch], range(len(self)), usable_cores())

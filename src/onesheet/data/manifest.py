@@ -13,7 +13,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from onesheet.errors import DataError
+from onesheet.errors import DataError, ImageError
+from onesheet.image import Picture, PreprocessSpec, load_picture
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -92,6 +93,17 @@ class Manifest:
     def picture(self, entry: Entry) -> Path:
         """Where the picture of an entry lies."""
         return self.root / entry.path
+
+    def load(self, entry: Entry, spec: PreprocessSpec) -> Picture:
+        """Read the picture of an entry, as serving would.
+
+        Raises:
+            DataError: It is not there any more, or has been damaged since it was inspected.
+        """
+        try:
+            return load_picture(self.picture(entry), spec)
+        except ImageError as error:
+            raise DataError(f"{self.picture(entry)}: {error.message}: run `onesheet data prepare` again") from error
 
 
 def write_manifest(manifest: Manifest, path: Path) -> None:

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from rich.table import Table
 
 from onesheet.data.split import SPLITS
-from onesheet.image import PreprocessSpec, load_picture
+from onesheet.image import PreprocessSpec
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -118,7 +118,7 @@ def _samples(manifest: Manifest) -> Figure:
 
 
 def _show(axes: Axes, manifest: Manifest, entry: Entry) -> None:
-    axes.imshow(load_picture(manifest.picture(entry), _THUMBNAIL).pixels)
+    axes.imshow(manifest.load(entry, _THUMBNAIL).pixels)
     axes.set_title("\n".join(entry.genres), fontsize=7)
     axes.axis("off")
 

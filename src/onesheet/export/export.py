@@ -22,7 +22,7 @@ from onesheet.export.card import model_card
 from onesheet.export.graph import BundleGraph, to_onnx
 from onesheet.export.parity import MIN_POSTERS, check_parity
 from onesheet.export.reference import reference_table
-from onesheet.image import Picture, PreprocessSpec, load_picture
+from onesheet.image import Picture, PreprocessSpec
 from onesheet.predictor import INPUT, OUTPUTS, map_batches, open_session, usable_cores
 from onesheet.training.checkpoint import Checkpoint, load_checkpoint
 
@@ -134,8 +134,9 @@ def _first_usable(manifest: Manifest, count: int) -> Manifest:
 def _read(manifest: Manifest, spec: PreprocessSpec) -> _Posters:
     if not manifest.entries:
         raise ExportError("a split has no posters; prepare more of them")
-    paths = [manifest.picture(entry) for entry in manifest.entries]
-    pictures = map_batches(lambda batch: [load_picture(path, spec) for path in batch], paths, usable_cores())
+    pictures = map_batches(
+        lambda batch: [manifest.load(entry, spec) for entry in batch], manifest.entries, usable_cores()
+    )
     return _Posters(manifest, list(pictures))
 
 

@@ -5,11 +5,9 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
-import tempfile
 import warnings
 from collections.abc import Iterator
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +16,8 @@ from onesheet.errors import ExportError
 from onesheet.predictor import INPUT, OUTPUTS
 
 if TYPE_CHECKING:
+    import onnx
+
     from onesheet.bundle import Calibration
     from onesheet.image import PreprocessSpec
 
@@ -47,23 +47,30 @@ def to_onnx(graph: BundleGraph, spec: PreprocessSpec) -> bytes:
     """
     # Two, because a batch of one would be taken for a constant.
     example = torch.zeros((2, spec.height, spec.width, 3), dtype=torch.uint8)
-    with tempfile.TemporaryDirectory() as scratch, _quiet():
-        path = Path(scratch, "model.onnx")
+    with _quiet():
         try:
-            torch.onnx.export(
+            program = torch.onnx.export(
                 graph.eval(),
                 (example,),
-                path,
                 input_names=[INPUT],
                 output_names=list(OUTPUTS),
                 dynamic_shapes=({0: torch.export.Dim("batch")},),
-                external_data=False,
                 dynamo=True,
                 verbose=False,
             )
         except (torch.onnx.errors.OnnxExporterError, RuntimeError) as error:
             raise ExportError(f"torch cannot export this network: {str(error).splitlines()[0]}") from error
-        return path.read_bytes()
+    model: onnx.ModelProto = cast("torch.onnx.ONNXProgram", program).model_proto
+    _forget_its_making(model)
+    return bytes(model.SerializeToString())
+
+
+def _forget_its_making(model: onnx.ModelProto) -> None:
+    """Drop the exporter's notes, which hold stack traces with paths of the machine that it ran on."""
+    graph = model.graph
+    for part in (model, graph, *graph.node, *graph.input, *graph.output, *graph.initializer, *graph.value_info):
+        part.ClearField("metadata_props")
+        part.ClearField("doc_string")
 
 
 @contextlib.contextmanager
