@@ -193,6 +193,13 @@ class TrainingError(OnesheetError):
     title = "Training failed"
 
 
+class CheckpointError(OnesheetError):
+    """A checkpoint is missing, damaged, or none of ours."""
+
+    code = "bad_checkpoint"
+    title = "Bad checkpoint"
+
+
 class ExportError(OnesheetError):
     """A checkpoint cannot become a bundle."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,7 +18,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from onesheet.errors import ConfigError, DataError, ExportError, TrainingError
+from onesheet.data.prepare import prepare
+from onesheet.errors import CheckpointError, ConfigError, DataError, TrainingError
 from onesheet.training.checkpoint import load_checkpoint
 from onesheet.training.config import compose_config
 from onesheet.training.network import PosterNet
@@ -47,6 +49,7 @@ def test_a_checkpoint_describes_itself(checkpoint):
     assert loaded.provenance["genres"] == ["Comedy", "Drama", "Horror", "Romance"]
     assert sum(loaded.provenance["genre_counts"].values()) > 192
     assert len(loaded.provenance["fingerprint"]) == 64
+    assert load_checkpoint(checkpoint.with_name("last.ckpt")).epoch == 8
     assert not loaded.network.training
 
 
@@ -88,6 +91,31 @@ def test_a_used_run_folder_is_not_overwritten(configure, checkpoint):
     with pytest.raises(TrainingError, match="resume=true"):
         train(configure(checkpoint.parent))
     assert checkpoint.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("override", "reason"),
+    [
+        ("model.height=64", "the model is not the one"),
+        ("trainer.epochs=8", "has its 8 epochs"),
+        ("data.processed=other", "the manifest has changed"),
+    ],
+)
+def test_a_run_goes_on_only_as_it_began(
+    configure, checkpoint, made_up_posters, tmp_path, monkeypatch, override, reason
+):
+    monkeypatch.chdir(tmp_path)
+    prepare(made_up_posters, tmp_path / "other", seed=7)
+    shutil.copytree(checkpoint.parent, tmp_path / "run")
+    with pytest.raises(TrainingError, match=reason):
+        train(configure(tmp_path / "run", "resume=true", "trainer.epochs=9", override))
+    assert (tmp_path / "run/last.ckpt").read_bytes() == (checkpoint.parent / "last.ckpt").read_bytes()
+
+
+def test_a_damaged_checkpoint_is_not_resumed(configure, tmp_path):
+    (tmp_path / "last.ckpt").write_bytes(b"damaged")
+    with pytest.raises(CheckpointError, match=r"last\.ckpt is no checkpoint"):
+        train(configure(tmp_path, "resume=true"))
 
 
 def test_nothing_to_resume(configure, tmp_path):
@@ -253,6 +281,6 @@ def test_what_is_no_checkpoint_is_refused_and_never_executed(tmp_path, monkeypat
         torch.save({"state_dict": {}}, path)
     elif content == "pickle":
         torch.save({"provenance": _Malicious()}, path)
-    with pytest.raises(ExportError, match="no checkpoint"):
+    with pytest.raises(CheckpointError, match="no checkpoint"):
         load_checkpoint(path)
     assert not (tmp_path / "executed").exists()

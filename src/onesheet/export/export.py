@@ -80,7 +80,8 @@ def export(
 
     Raises:
         DataError: The posters or their manifest are gone.
-        ExportError: The checkpoint is none of ours, or the posters are not those it was trained with.
+        CheckpointError: The checkpoint is none of ours.
+        ExportError: The posters are not those it was trained with.
         ParityError: Torch and ONNX disagree; nothing is written.
     """
     begin = on_step or (lambda _: None)

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from onesheet.errors import ExportError
+from onesheet.errors import CheckpointError
 from onesheet.training.config import ModelConfig
 from onesheet.training.network import PosterNet
 
@@ -37,10 +37,10 @@ def load_checkpoint(path: Path) -> Checkpoint:
     """Read a checkpoint of `onesheet train`; plain tensors and values only.
 
     Raises:
-        ExportError: It is missing, damaged, or not one of ours.
+        CheckpointError: It is missing, damaged, or not one of ours.
     """
     if not path.is_file():
-        raise ExportError(f"no checkpoint at {path}")
+        raise CheckpointError(f"no checkpoint at {path}")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
         provenance = content["provenance"]
@@ -48,5 +48,5 @@ def load_checkpoint(path: Path) -> Checkpoint:
         network = PosterNet(model, len(provenance["genres"]), pretrained=False)
         network.load_state_dict({name.removeprefix(_PREFIX): value for name, value in content["state_dict"].items()})
     except (pickle.UnpicklingError, RuntimeError, KeyError, TypeError, EOFError, OSError) as error:
-        raise ExportError(f"{path.name} is no checkpoint of `onesheet train`") from error
+        raise CheckpointError(f"{path.name} is no checkpoint of `onesheet train`") from error
     return Checkpoint(network.eval(), model, provenance, int(content["epoch"]) + 1)

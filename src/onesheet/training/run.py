@@ -7,7 +7,7 @@ import logging
 import subprocess
 import warnings
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -52,13 +52,16 @@ def train(config: TrainConfig) -> TrainingResult:
 
     Raises:
         DataError: There is no manifest.
-        TrainingError: Pretrained weights are out of reach, or the run's folder is in use.
+        TrainingError: Pretrained weights are out of reach, the run's folder is in use, or the run to resume was
+            another one.
+        CheckpointError: The checkpoint to resume from is damaged.
         ConfigError: timm does not know the model.
     """
     run_dir = Path(config.run_dir)
     checkpoint = _checkpoint_to_resume(run_dir, resume=config.resume)
+    pretrained = config.model.pretrained and checkpoint is None
     manifest = read_manifest(Path(config.data.processed) / MANIFEST_FILE, Path(config.data.raw))
-    if config.model.pretrained and checkpoint is None:
+    if pretrained:
         require_pretrained(config.model)
 
     import lightning as L
@@ -68,8 +71,11 @@ def train(config: TrainConfig) -> TrainingResult:
     from onesheet.training.network import PosterNet
 
     L.seed_everything(config.seed, workers=True, verbose=False)
-    network = PosterNet(config.model, len(manifest.genres), pretrained=config.model.pretrained and checkpoint is None)
-    module = GenreModule(network, config, _provenance(config, manifest))
+    provenance = _provenance(config, manifest)
+    if checkpoint is not None:
+        _check_same_run(checkpoint, config, provenance)
+    network = PosterNet(config.model, len(manifest.genres), pretrained=pretrained)
+    module = GenreModule(network, config, provenance)
     spec = PreprocessSpec(config.model.height, config.model.width)
     posters = PosterDataModule(manifest, config.data, config.augment, spec)
     trainer = _trainer(config, run_dir)
@@ -93,21 +99,30 @@ def _checkpoint_to_resume(run_dir: Path, *, resume: bool) -> Path | None:
     return last if resume else None
 
 
+def _check_same_run(checkpoint: Path, config: TrainConfig, provenance: dict[str, Any]) -> None:
+    """A run goes on with its own network and its own split, or posters that it trained on would validate it."""
+    from onesheet.training.checkpoint import load_checkpoint
+
+    begun = load_checkpoint(checkpoint)
+    if begun.provenance["fingerprint"] != provenance["fingerprint"]:
+        raise TrainingError("the manifest has changed since this run began: name another run_dir")
+    # Where the first weights came from does not matter any more.
+    if replace(begun.model, pretrained=False, weights=None) != replace(config.model, pretrained=False, weights=None):
+        raise TrainingError("the model is not the one that this run began with: name another run_dir")
+    if begun.epoch >= config.trainer.epochs:
+        raise TrainingError(f"this run has its {begun.epoch} epochs: raise trainer.epochs to go on")
+
+
 def _trainer(config: TrainConfig, run_dir: Path) -> L.Trainer:
     import lightning as L
     from lightning.fabric.utilities.exceptions import MisconfigurationException
     from lightning.pytorch.callbacks import Callback, EMAWeightAveraging, ModelCheckpoint, RichProgressBar
     from lightning.pytorch.loggers import CSVLogger
 
-    best = ModelCheckpoint(
-        dirpath=run_dir,
-        filename=Path(BEST).stem,
-        monitor="val/map_macro",
-        mode="max",
-        save_last=True,
-        enable_version_counter=False,
-    )
-    callbacks: list[Callback] = [best, RichProgressBar()]
+    best = ModelCheckpoint(run_dir, Path(BEST).stem, monitor="val/map_macro", mode="max", enable_version_counter=False)
+    # Of its own: `save_last` would keep it at the best epoch until there is a better one.
+    last = ModelCheckpoint(run_dir, Path(LAST).stem, enable_version_counter=False)
+    callbacks: list[Callback] = [best, last, RichProgressBar()]
     if config.trainer.ema_decay > 0:
         callbacks.append(EMAWeightAveraging(decay=config.trainer.ema_decay))
     with _without_lightning_chatter():
