@@ -52,7 +52,7 @@ def extra(name: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def progress(description: str) -> Iterator[Callable[[int, int | None], None]]:
-    """A progress bar on standard error; yields `advance(done, total)`."""
+    """A progress bar on standard error; yields `advance(done, total)`. It leaves the screen when all is done."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -60,7 +60,14 @@ def progress(description: str) -> Iterator[Callable[[int, int | None], None]]:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
         task = bar.add_task(description, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+        def advance(done: int, total: int | None) -> None:
+            bar.start()
+            bar.update(task, completed=done, total=total)
+            if done == total:
+                bar.stop()
+
+        yield advance
 
 
 def printable(text: object) -> str:

@@ -10,7 +10,7 @@ import torch
 
 from onesheet.data.prepare import prepare
 from onesheet.export.export import export
-from onesheet.training.config import compose_config
+from onesheet.training.compose import compose_config
 from onesheet.training.run import train
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def configure(made_up_posters: Path, processed: Path) -> Callable[..., TrainConf
     """`configure(run_dir, "trainer.epochs=2", …)`: a configuration that trains in seconds."""
 
     def compose(run_dir: Path, *overrides: str) -> TrainConfig:
-        fast = ("experiment=smoke", f"data.raw={made_up_posters}", f"data.processed={processed}")
+        fast = ("experiment=smoke", "logger=csv", f"data.raw={made_up_posters}", f"data.processed={processed}")
         return compose_config([*fast, f"run_dir={run_dir}", *overrides])
 
     return compose

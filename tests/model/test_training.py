@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import dataclasses
+import json
 import os
 import shutil
 import signal
@@ -11,6 +13,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
@@ -21,10 +24,10 @@ from safetensors.torch import save_file
 from onesheet.data.prepare import prepare
 from onesheet.errors import CheckpointError, ConfigError, DataError, TrainingError
 from onesheet.training.checkpoint import load_checkpoint
-from onesheet.training.config import compose_config
+from onesheet.training.compose import compose_config
 from onesheet.training.network import PosterNet
 from onesheet.training.pretrained import require_pretrained
-from onesheet.training.run import train
+from onesheet.training.run import repeat_differences, train
 
 
 def test_a_model_learns_what_there_is_to_learn(checkpoint):
@@ -40,7 +43,7 @@ def test_a_model_learns_what_there_is_to_learn(checkpoint):
 
 def test_the_run_folder_says_how_it_was_made(checkpoint):
     names = {path.name for path in checkpoint.parent.iterdir()}
-    assert names == {"best.ckpt", "last.ckpt", "config.yaml", "metrics"}
+    assert names == {"best.ckpt", "last.ckpt", "config.yaml", "run.json", "metrics", "pictures"}
     assert "backbone: resnet10t" in (checkpoint.parent / "config.yaml").read_text()
 
 
@@ -65,25 +68,199 @@ def test_resume_goes_on_after_the_last_epoch(configure, tmp_path):
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
-def test_a_run_that_was_cut_off_can_be_resumed(configure, tmp_path, how):
+@pytest.mark.parametrize("devices", [1, 2])
+def test_a_run_that_was_cut_off_can_be_resumed(configure, tmp_path, how, devices):
     """By kill -9 or Ctrl-C in the middle of training, once a checkpoint is there."""
-    run_dir, config = tmp_path / "run", configure(tmp_path / "run")
-    arguments = [f"data.raw={config.data.raw}", f"data.processed={config.data.processed}", f"run_dir={run_dir}"]
-    command = [sys.executable, "-c", "from onesheet.cli import main; main()", "train", "experiment=smoke"]
-    process = subprocess.Popen(
-        [*command, *arguments, "trainer.epochs=500"], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
-    )
-    deadline = time.monotonic() + 120
-    while not (run_dir / "last.ckpt").exists() and time.monotonic() < deadline and process.poll() is None:
-        time.sleep(0.1)
-    process.send_signal(how)
-    _, errors = process.communicate(timeout=60)
+    run_dir = tmp_path / "run"
+    together = (f"trainer.devices={devices}", "trainer.accelerator=cpu")
+    with _training(configure(run_dir), "trainer.epochs=500", *together) as process:
+        _wait_until((run_dir / "last.ckpt").exists, process)
+        os.killpg(process.pid, how)
+        _, errors = process.communicate(timeout=60)
     if how is signal.SIGINT:
         assert errors.splitlines()[-1] == f"onesheet: interrupted; go on with: resume=true run_dir={run_dir}"
         assert "Traceback" not in errors
     done = torch.load(run_dir / "last.ckpt", weights_only=True)["epoch"] + 1
-    result = train(dataclasses.replace(configure(run_dir, f"trainer.epochs={done + 1}"), resume=True))
+    result = train(dataclasses.replace(configure(run_dir, f"trainer.epochs={done + 1}", *together), resume=True))
     assert load_checkpoint(result.last).epoch == done + 1
+
+
+def test_a_killed_run_ends_as_if_it_had_never_been_killed(configure, tmp_path):
+    """Weights, averaged weights and every figure of every epoch, after `kill -9` in the middle of an epoch."""
+    overrides = (
+        "trainer.epochs=4",
+        "augment.cutmix=1",
+        "augment.rotate=5",
+        "model.dropout=0.3",
+        "trainer.accumulate=2",
+    )
+    unbroken = train(configure(tmp_path / "unbroken", *overrides))
+    config = configure(tmp_path / "killed", *overrides)
+    _start_and_kill(config, overrides, when=lambda: _epochs_done(tmp_path / "killed") >= 2)
+    killed = train(dataclasses.replace(config, resume=True))
+    for kind in ("last", "best"):
+        one, other = (torch.load(getattr(result, kind), weights_only=True) for result in (unbroken, killed))
+        assert one["metrics"] | {"train/images_per_second": 0} == other["metrics"] | {"train/images_per_second": 0}
+        for part in ("state_dict", "current_model_state"):
+            for name, tensor in one[part].items():
+                assert torch.equal(tensor, other[part][name]), f"{kind} {part} {name}"
+    assert json.loads((tmp_path / "killed/run.json").read_text())["status"] == "finished"
+
+
+def _start_and_kill(config, overrides, when) -> None:
+    """`onesheet train` in a process of its own, killed as soon as `when()` says so."""
+    with _training(config, *overrides) as process:
+        _wait_until(when, process)
+        process.kill()
+        assert process.wait() == -signal.SIGKILL
+
+
+@contextlib.contextmanager
+def _training(config, *overrides) -> Iterator[subprocess.Popen[str]]:
+    """`onesheet train` on one core, in a process group of its own as in a terminal; gone at the end."""
+    arguments = [f"data.raw={config.data.raw}", f"data.processed={config.data.processed}", f"run_dir={config.run_dir}"]
+    # Whoever started the tests may have told them to ignore Ctrl-C, and that is inherited.
+    code = """
+import signal, torch
+signal.signal(signal.SIGINT, signal.default_int_handler)
+torch.set_num_threads(1)
+from onesheet.cli import main
+main()
+"""
+    command = [sys.executable, "-c", code, "train", "experiment=smoke", "logger=csv", *arguments, *overrides]
+    with subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True
+    ) as process:
+        try:
+            yield process
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+
+
+def _wait_until(done: Callable[[], bool], process: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + 120
+    while not done() and time.monotonic() < deadline and process.poll() is None:
+        time.sleep(0.01)
+
+
+def _epochs_done(run_dir: Path) -> int:
+    try:
+        return int(torch.load(run_dir / "last.ckpt", weights_only=True)["epoch"]) + 1
+    except (OSError, RuntimeError, EOFError):
+        return 0
+
+
+def test_a_run_can_be_repeated_from_its_folder(configure, checkpoint, tmp_path):
+    again = f"run_dir={tmp_path / 'again'}"
+    config = compose_config([again, "trainer.epochs=1"], from_run=checkpoint.parent)
+    first = compose_config([], from_run=checkpoint.parent)
+    assert first.run_dir != str(checkpoint.parent)
+    assert dataclasses.replace(first, run_dir="again") == dataclasses.replace(
+        configure(Path("again")), trainer=first.trainer, augment=first.augment
+    )
+    assert repeat_differences(checkpoint.parent, config) in ([], ["the code: with uncommitted changes"])
+    assert load_checkpoint(train(config).last).epoch == 1
+
+
+def test_a_repeat_says_what_is_not_as_it_was(configure, checkpoint, made_up_posters, tmp_path):
+    prepare(made_up_posters, tmp_path / "other", seed=7)
+    shutil.copytree(checkpoint.parent, tmp_path / "run")
+    record = json.loads((tmp_path / "run/run.json").read_text())
+    record["packages"]["torch"] = "1.0"
+    record["git_commit"] = "0" * 40
+    (tmp_path / "run/run.json").write_text(json.dumps(record))
+    config = configure(tmp_path / "again", f"data.processed={tmp_path / 'other'}")
+    differences = "; ".join(repeat_differences(tmp_path / "run", config))
+    assert "the data: fingerprint" in differences
+    assert "was 000000000" in differences
+    assert f"torch: {torch.__version__.partition('+')[0]}" in differences
+
+
+def test_a_group_chosen_for_a_repeat_replaces_that_of_the_run(configure, checkpoint):
+    config = compose_config(["logger=tensorboard", "loss=focal"], from_run=checkpoint.parent)
+    assert (config.logger.csv, config.logger.tensorboard) == (False, True)
+    assert config.loss.gamma_positive == 2
+    assert config.augment.min_scale == 0.9
+
+
+@pytest.mark.parametrize("content", [None, "a: {", "trainer: {epohcs: 3}"])
+def test_what_is_no_run_cannot_be_repeated(tmp_path, content):
+    if content is not None:
+        (tmp_path / "config.yaml").write_text(content)
+    with pytest.raises(ConfigError, match="no run" if content is None else "no configuration of onesheet"):
+        compose_config([], from_run=tmp_path)
+
+
+def test_two_processes_reach_what_one_reaches(configure, tmp_path):
+    """Data-parallel over gloo; 192 training and an odd number of validation posters are shared out without doubles."""
+    learn = ("trainer.epochs=6", "augment=none", "trainer.accelerator=cpu", "trainer.ema_decay=0.8")
+    one = train(configure(tmp_path / "one", *learn))
+    two = train(configure(tmp_path / "two", *learn, "trainer.devices=2"))
+    losses = [torch.load(run.last, weights_only=True)["metrics"]["val/loss"] for run in (one, two)]
+    assert losses[1] == pytest.approx(losses[0], abs=0.08)
+    assert two.map_macro == pytest.approx(one.map_macro, abs=0.08)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["one", "two"]
+    with (tmp_path / "two/metrics/version_0/metrics.csv").open() as file:
+        assert sum(bool(row["val/loss"]) for row in csv.DictReader(file)) == 6
+
+
+def test_an_error_in_one_of_two_processes_is_told_in_one_line(configure, tmp_path):
+    config = configure(tmp_path / "run", "trainer.devices=2", "trainer.accelerator=cpu", "data.batch_size=33")
+    with pytest.raises(TrainingError, match="33 cannot be shared by 2 processes"):
+        train(config)
+
+
+def test_a_run_without_progress_stops_early(configure, tmp_path):
+    result = train(configure(tmp_path / "run", "trainer.epochs=30", "trainer.patience=2", "optimizer.lr=0"))
+    assert load_checkpoint(result.last).epoch < 10
+
+
+def test_accumulated_batches_make_one_step(configure, tmp_path):
+    steps = []
+    for accumulate in (1, 3):
+        result = train(configure(tmp_path / str(accumulate), f"trainer.accumulate={accumulate}", "trainer.epochs=1"))
+        steps.append(torch.load(result.last, weights_only=True)["global_step"])
+    assert steps == [5, 2]
+
+
+def test_the_backbone_can_learn_more_slowly_than_the_head(configure, tmp_path):
+    config = configure(tmp_path / "run", "optimizer.backbone_lr_factor=0", "trainer.epochs=1", "trainer.ema_decay=0")
+    before = PosterNet(config.model, 4, pretrained=False)
+    torch.save(before.backbone.state_dict(), tmp_path / "weights.pth")
+    config = dataclasses.replace(
+        config, model=dataclasses.replace(config.model, pretrained=True, weights=str(tmp_path / "weights.pth"))
+    )
+    after = load_checkpoint(train(config).last).network
+    for name, parameter in before.backbone.named_parameters():
+        assert torch.equal(parameter, dict(after.backbone.named_parameters())[name]), name
+    assert not torch.equal(before.head.weight, after.head.weight)
+
+
+def test_a_compiled_network_keeps_the_names_of_its_weights(configure, tmp_path):
+    result = train(configure(tmp_path / "run", "trainer.compile=true", "trainer.epochs=1", "data.limit=32"))
+    assert load_checkpoint(result.last).epoch == 1
+
+
+def test_a_student_learns_from_its_teachers(configure, checkpoint, tmp_path):
+    """With all weight on a teacher that knows the posters, the truth is not needed."""
+    lesson = (f"loss.teachers=[{checkpoint}]", "loss.teacher_weight=1", "augment=none", "trainer.epochs=8")
+    assert train(configure(tmp_path / "student", *lesson)).map_macro > 0.85
+
+
+def test_a_teacher_of_another_split_is_refused(configure, checkpoint, made_up_posters, tmp_path):
+    prepare(made_up_posters, tmp_path / "other", seed=7)
+    with pytest.raises(ConfigError, match="trained on another split"):
+        train(configure(tmp_path / "run", f"data.processed={tmp_path / 'other'}", f"loss.teachers=[{checkpoint}]"))
+
+
+def test_posters_can_be_read_again_every_epoch_by_other_processes(configure, checkpoint, tmp_path):
+    """Without the cache, and with it, the network sees the same posters."""
+    common = ("trainer.epochs=1", "augment=none", "trainer.ema_decay=0")
+    kept = train(configure(tmp_path / "kept", *common))
+    read = train(configure(tmp_path / "read", *common, "data=streamed", "data.workers=1"))
+    one, other = (torch.load(run.last, weights_only=True)["state_dict"] for run in (kept, read))
+    assert all(torch.equal(tensor, other[name]) for name, tensor in one.items())
 
 
 def test_a_used_run_folder_is_not_overwritten(configure, checkpoint):
@@ -247,8 +424,13 @@ def test_a_network_that_timm_does_not_know(configure, tmp_path, override, reason
         ("trainer.epochs=0", "trainer.epochs: must be from 1 to inf, not 0"),
         ("model.dropout=nan", "model.dropout: must be from 0 to 1"),
         ("seed", "write KEY=VALUE"),
-        ("experiment=smoek", "there are: smoke, starter"),
-        ("model={", "no viable alternative"),
+        ("experiment=smoek", "there are: scratch, smoke, starter"),
+        ("optimizer.lr={", "no viable alternative"),
+        ("model={", "no model `{`"),
+        ("loss=focla", "there are: asymmetric, balanced, bce, focal"),
+        ("loss.name=asymetric", "did you mean `asymmetric`"),
+        ("logger.wandb.project=x", "logger.wandb.project without logger=wandb"),
+        ("logger=[csv,wandbb]", "no logger `wandbb`"),
     ],
 )
 def test_a_wrong_override_is_explained_in_one_line(override, reason):

@@ -395,7 +395,7 @@ def test_an_error_of_the_system_is_one_line(
         (["data", "fetch"], "onesheet.data.fetch", "data"),
         (["data", "prepare"], "onesheet.data.prepare", "data"),
         (["data", "stats"], "onesheet.data.stats", "data"),
-        (["train"], "onesheet.training.config", "train"),
+        (["train"], "onesheet.training.compose", "train"),
         (["evaluate", "--labels", "train.csv", "--images", "Images"], "onesheet.evaluation.evaluate", "evaluate"),
         (["export", "best.ckpt", "--out", "bundle"], "onesheet.export.export", "train"),
     ],

@@ -2,66 +2,84 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import lightning as L
 import numpy as np
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from onesheet.data.augmentation import train_transform
+from onesheet.data.sampling import ShardSampler
+from onesheet.errors import ConfigError
 from onesheet.image import PreprocessSpec
 from onesheet.predictor import map_batches, usable_cores
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-    from torch import Tensor
-    from torchvision.transforms import v2
 
     from onesheet.data.manifest import Manifest
-    from onesheet.training.config import AugmentConfig, DataConfig
+    from onesheet.training.config import DataConfig
 
 # Training posters are read this much larger than the network's input, so that crops keep detail.
-_CROP_MARGIN = 1.25
+_CROP_MARGIN: Final = 1.25
+
+Batch = tuple[Tensor, Tensor]
+OnPoster = Callable[[int, int], None]
 
 
-class PosterDataset(Dataset[tuple["Tensor", "Tensor"]]):
-    """Posters as `(uint8 [H, W, 3], float32 [G])`.
+class PosterDataset(Dataset[Batch]):
+    """Posters as batches `(uint8 [N, H, W, 3], float32 [N, G])`.
 
     Args:
         manifest: The films, all of them readable.
         spec: How pictures are read: by the same function as in serving.
-        transform: Random changes of uint8 `[3, H, W]`; for training only.
+        targets: float32 `[N, G]`; default: the films' genres.
         cache: Decode all posters now and keep them in memory.
+        on_poster: Called with (done, total) while the cache is filled.
     """
 
     def __init__(
-        self, manifest: Manifest, spec: PreprocessSpec, transform: v2.Transform | None, *, cache: bool
+        self,
+        manifest: Manifest,
+        spec: PreprocessSpec,
+        *,
+        targets: NDArray[np.float32] | None = None,
+        cache: bool,
+        on_poster: OnPoster | None = None,
     ) -> None:
         self._manifest = manifest
-        self._targets = torch.from_numpy(manifest.targets().astype(np.float32))
         self._spec = spec
-        self._transform = transform
-        self._cache = self._read_all() if cache else None
+        self._targets = torch.from_numpy(manifest.targets().astype(np.float32) if targets is None else targets)
+        self._cache = self._read_all(on_poster) if cache else None
 
     def __len__(self) -> int:
         return len(self._manifest.entries)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        pixels = torch.from_numpy(self._read(index) if self._cache is None else self._cache[index])
-        if self._transform is not None:
-            pixels = self._transform(pixels.permute(2, 0, 1)).permute(1, 2, 0).contiguous()
-        return pixels, self._targets[index]
+    def __getitem__(self, index: int) -> Batch:
+        images, targets = self.__getitems__([index])
+        return images[0], targets[0]
+
+    def __getitems__(self, indices: Sequence[int]) -> Batch:
+        """A whole batch at once, as torch's loader asks for it."""
+        chosen = torch.as_tensor(indices)
+        if self._cache is not None:
+            return self._cache[chosen], self._targets[chosen]
+        images = np.stack([self._read(index) for index in indices])
+        return torch.from_numpy(images), self._targets[chosen]
 
     def _read(self, index: int) -> NDArray[np.uint8]:
-        return self._manifest.load(self._manifest.entries[index], self._spec).pixels.copy()
+        return self._manifest.load(self._manifest.entries[index], self._spec).pixels
 
-    def _read_all(self) -> NDArray[np.uint8]:
+    def _read_all(self, on_poster: OnPoster | None) -> Tensor:
         images = map_batches(lambda batch: [self._read(index) for index in batch], range(len(self)), usable_cores())
-        cache = np.empty((len(self), self._spec.height, self._spec.width, 3), np.uint8)
+        cache = torch.empty((len(self), self._spec.height, self._spec.width, 3), dtype=torch.uint8)
         for index, image in enumerate(images):
-            cache[index] = image
+            cache[index] = torch.from_numpy(image.copy())
+            if on_poster:
+                on_poster(index + 1, len(self))
         return cache
 
 
@@ -71,16 +89,33 @@ class PosterDataModule(L.LightningDataModule):
     Args:
         manifest: All films.
         config: Batch size, workers, cache, limit.
-        augment: What may happen to training posters.
-        spec: The network's input.
+        spec: The network's input. Training posters come larger, for the crops.
+        seed: Of the training order.
+        targets: float32 `[N, G]` for the training posters, in the manifest's order; default: their genres.
+        on_poster: Called with (done, total) while posters are read into memory.
+
+    Raises:
+        ConfigError: The batch size cannot be shared by the processes.
     """
 
-    def __init__(self, manifest: Manifest, config: DataConfig, augment: AugmentConfig, spec: PreprocessSpec) -> None:
+    def __init__(
+        self,
+        manifest: Manifest,
+        config: DataConfig,
+        spec: PreprocessSpec,
+        *,
+        seed: int = 0,
+        targets: NDArray[np.float32] | None = None,
+        on_poster: OnPoster | None = None,
+    ) -> None:
         super().__init__()
-        self._manifest = manifest
         self._config = config
-        self._augment = augment
         self._spec = spec
+        self._seed = seed
+        self._targets = targets
+        self._on_poster = on_poster
+        self._train = limited(manifest.split("train"), config.limit)
+        self._validation = limited(manifest.split("validation"), config.limit)
 
     def setup(self, stage: str) -> None:  # noqa: ARG002  Lightning's signature
         """Open both splits."""
@@ -89,31 +124,52 @@ class PosterDataModule(L.LightningDataModule):
             height=round(self._spec.height * _CROP_MARGIN),
             width=round(self._spec.width * _CROP_MARGIN),
         )
-        transform = train_transform(self._augment, self._spec.height, self._spec.width)
-        self.train = PosterDataset(self._split("train"), roomy, transform, cache=self._config.cache)
-        self.validation = PosterDataset(self._split("validation"), self._spec, None, cache=self._config.cache)
+        cache, on_poster = self._config.cache, self._on_poster
+        self.train = PosterDataset(self._train, roomy, targets=self._targets, cache=cache, on_poster=on_poster)
+        self.validation = PosterDataset(self._validation, self._spec, cache=cache)
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Shuffled; the last, smaller batch is left out, as batch normalisation wants it."""
-        drop_last = len(self.train) > self._config.batch_size
-        return self._loader(self.train, shuffle=True, drop_last=drop_last)
+        sampler = ShardSampler(len(self.train), rank=self._rank, world=self._world, shuffle=True, seed=self._seed)
+        return self._loader(self.train, sampler, drop_last=len(sampler) > self._batch_size)
 
     def val_dataloader(self) -> DataLoader[Any]:
         """In order, complete."""
-        return self._loader(self.validation, shuffle=False, drop_last=False)
+        sampler = ShardSampler(len(self.validation), rank=self._rank, world=self._world, shuffle=False)
+        return self._loader(self.validation, sampler, drop_last=False)
 
-    def _split(self, name: str) -> Manifest:
-        split = self._manifest.split(name)
-        limit = self._config.limit
-        return replace(split, entries=split.entries[:limit]) if limit else split
+    @property
+    def _rank(self) -> int:
+        return self.trainer.global_rank if self.trainer else 0
 
-    def _loader(self, dataset: PosterDataset, *, shuffle: bool, drop_last: bool) -> DataLoader[Any]:
+    @property
+    def _world(self) -> int:
+        return self.trainer.world_size if self.trainer else 1
+
+    @property
+    def _batch_size(self) -> int:
+        """Of this process."""
+        if self._config.batch_size % self._world:
+            raise ConfigError(f"data.batch_size: {self._config.batch_size} cannot be shared by {self._world} processes")
+        return self._config.batch_size // self._world
+
+    def _loader(self, dataset: PosterDataset, sampler: ShardSampler, *, drop_last: bool) -> DataLoader[Any]:
         return DataLoader(
             dataset,
-            batch_size=self._config.batch_size,
-            shuffle=shuffle,
+            batch_size=self._batch_size,
+            sampler=sampler,
             drop_last=drop_last,
             num_workers=self._config.workers,
             persistent_workers=self._config.workers > 0,
+            collate_fn=_as_it_is,
             pin_memory=torch.cuda.is_available(),
         )
+
+
+def limited(manifest: Manifest, limit: int) -> Manifest:
+    """The first `limit` films of a split; all of them if it is 0."""
+    return replace(manifest, entries=manifest.entries[:limit]) if limit else manifest
+
+
+def _as_it_is(batch: Any) -> Any:
+    return batch

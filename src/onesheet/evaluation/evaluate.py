@@ -25,6 +25,29 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
+class Scored:
+    """The posters that were answered, with what is true and what was said of them.
+
+    Attributes:
+        ids: N film ids.
+        paths: N picture files.
+        genres: G names.
+        thresholds: float32 `[G]`, the bundle's own.
+        targets: bool `[N, G]`, the truth.
+        probabilities: float32 `[N, G]`, 0-1.
+        decisions: bool `[N, G]`, the genres that were said.
+    """
+
+    ids: tuple[str, ...]
+    paths: tuple[Path, ...]
+    genres: tuple[str, ...]
+    thresholds: NDArray[np.float32]
+    targets: NDArray[np.bool_]
+    probabilities: NDArray[np.float32]
+    decisions: NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True)
 class Evaluation:
     """What an evaluation found.
 
@@ -36,6 +59,7 @@ class Evaluation:
         seen: How many of the posters the bundle's thresholds and calibration were chosen on. When it is not 0 the
             figures flatter the model.
         model: Name and version of the bundle.
+        scored: The posters behind the metrics, one by one.
     """
 
     metrics: dict[str, Any]
@@ -44,6 +68,17 @@ class Evaluation:
     unlabelled: int
     seen: int
     model: dict[str, str]
+    scored: Scored
+
+    @property
+    def note(self) -> str | None:
+        """What a reader must know before believing the figures."""
+        if not self.seen:
+            return None
+        return (
+            f"{self.seen} of these posters chose the bundle's thresholds, so more were probably trained on; "
+            "these figures flatter the model. --split test measures it on posters it has never seen"
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON contract."""
@@ -88,18 +123,28 @@ def evaluate(
     films = [film for film in wanted if labels.by_id[film]]
     predictor = Predictor(bundle, threads=threads)
     paths = [find_poster(images, film) for film in films]
-    scored, probabilities, decisions, failed = _predict_all(predictor, films, paths, on_poster)
-    if not scored:
+    answered, probabilities, decisions, failed = _predict_all(predictor, paths, on_poster)
+    if not answered:
         reason = f": {failed[0][1].message}" if failed else ""
         raise DataError(f"none of the {len(films)} posters can be scored{reason}")
-    targets = _targets(labels, scored, genres)
+    ids = tuple(films[i] for i in answered)
+    targets = _targets(labels, ids, genres)
     return Evaluation(
         metrics=multilabel_metrics(probabilities, targets, decisions, genres),
         baselines=baselines(bundle.metadata.data.frequencies(genres), targets, genres),
         failed=failed,
         unlabelled=len(wanted) - len(films),
-        seen=len(reference_ids(bundle).intersection(scored)),
+        seen=len(reference_ids(bundle).intersection(ids)),
         model={"name": bundle.metadata.name, "version": bundle.metadata.version},
+        scored=Scored(
+            ids=ids,
+            paths=tuple(paths[i] for i in answered),
+            genres=genres,
+            thresholds=np.array([bundle.metadata.thresholds[genre] for genre in genres], np.float32),
+            targets=targets,
+            probabilities=probabilities,
+            decisions=decisions,
+        ),
     )
 
 
@@ -122,27 +167,25 @@ def reference_ids(bundle: Bundle) -> set[str]:
 
 
 def _predict_all(
-    predictor: Predictor,
-    films: list[str],
-    paths: list[Path],
-    on_poster: Callable[[int, int], None] | None,
-) -> tuple[list[str], NDArray[np.float32], NDArray[np.bool_], tuple[tuple[Path, ImageError], ...]]:
-    scored: list[str] = []
+    predictor: Predictor, paths: list[Path], on_poster: Callable[[int, int], None] | None
+) -> tuple[list[int], NDArray[np.float32], NDArray[np.bool_], tuple[tuple[Path, ImageError], ...]]:
+    """Which of the paths were answered, their probabilities and decisions, and why the others were not."""
+    answered: list[int] = []
     failed: list[tuple[Path, ImageError]] = []
-    probabilities = np.zeros((len(films), len(predictor.genres)), np.float32)
+    probabilities = np.zeros((len(paths), len(predictor.genres)), np.float32)
     decisions = np.zeros(probabilities.shape, bool)
     for i, answer in enumerate(predictor.predict_each(paths)):
         if isinstance(answer, ImageError):
             failed.append((paths[i], answer))
         else:
             said = {score.label for score in answer.predicted}
-            probabilities[len(scored)] = answer.probabilities
-            decisions[len(scored)] = [genre in said for genre in predictor.genres]
-            scored.append(films[i])
+            probabilities[i] = answer.probabilities
+            decisions[i] = [genre in said for genre in predictor.genres]
+            answered.append(i)
         if on_poster:
-            on_poster(i + 1, len(films))
-    return scored, probabilities[: len(scored)], decisions[: len(scored)], tuple(failed)
+            on_poster(i + 1, len(paths))
+    return answered, probabilities[answered], decisions[answered], tuple(failed)
 
 
-def _targets(labels: Labels, films: list[str], genres: tuple[str, ...]) -> NDArray[np.bool_]:
+def _targets(labels: Labels, films: tuple[str, ...], genres: tuple[str, ...]) -> NDArray[np.bool_]:
     return np.array([[genre in labels.by_id[film] for genre in genres] for film in films], dtype=bool)

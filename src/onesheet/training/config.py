@@ -1,45 +1,11 @@
-"""The typed configuration of a training run, composed by Hydra from `configs/`."""
+"""Every knob of a training run, typed; the files of `configs/` set them, `training.compose` puts them together."""
 
 from __future__ import annotations
 
-import difflib
-import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, is_dataclass
-from pathlib import Path
-from typing import Any, cast, get_type_hints
+from dataclasses import dataclass, field
+from typing import Any
 
-from hydra import compose, initialize_config_dir
-from hydra.core.config_store import ConfigStore
-from hydra.core.global_hydra import GlobalHydra
-from hydra.errors import HydraException
-from omegaconf import MISSING, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-
-from onesheet.errors import ConfigError
-
-EXPERIMENT = "experiment"
-
-_RANGES = {
-    "data.batch_size": (1, math.inf),
-    "data.workers": (0, math.inf),
-    "data.limit": (0, math.inf),
-    "model.height": (16, 4096),
-    "model.width": (16, 4096),
-    "model.dropout": (0, 1),
-    "optimizer.lr": (0, math.inf),
-    "optimizer.weight_decay": (0, math.inf),
-    "optimizer.warmup": (0, 1),
-    "augment.min_scale": (0.01, 1),
-    "augment.flip": (0, 1),
-    "augment.jitter": (0, 1),
-    "augment.erase": (0, 1),
-    "augment.mixup": (0, math.inf),
-    "trainer.epochs": (1, math.inf),
-    "trainer.ema_decay": (0, 1),
-    "trainer.gradient_clip": (0, math.inf),
-    "trainer.log_every": (1, math.inf),
-}
+from omegaconf import MISSING
 
 
 @dataclass
@@ -49,17 +15,17 @@ class DataConfig:
     Attributes:
         raw: Folder that `onesheet data fetch` filled.
         processed: Folder that `onesheet data prepare` filled.
-        batch_size: Posters in a batch.
-        workers: Loader processes beside the training process.
-        cache: Keep the decoded posters in memory.
+        batch_size: Posters in a step, over all processes together.
+        cache: Keep the decoded posters in memory; they are read once, by all cores.
+        workers: Loader processes beside each training process. With the cache none is fastest.
         limit: Take only so many posters of each split; 0 takes all.
     """
 
     raw: str = "data/raw"
     processed: str = "data/processed"
     batch_size: int = 64
-    workers: int = 1
     cache: bool = True
+    workers: int = 0
     limit: int = 0
 
 
@@ -91,14 +57,41 @@ class OptimizerConfig:
     """AdamW with a linear warm-up and a cosine down to nothing.
 
     Attributes:
-        lr: Peak learning rate.
+        lr: Peak learning rate of the head.
+        backbone_lr_factor: The backbone learns at this share of it; below 1 spares pretrained weights.
         weight_decay: Of weights, not of biases and normalisation.
         warmup: Share of all steps.
     """
 
     lr: float = 1e-3
+    backbone_lr_factor: float = 1.0
     weight_decay: float = 0.05
     warmup: float = 0.1
+
+
+@dataclass
+class LossConfig:
+    """What is minimised.
+
+    Attributes:
+        name: `bce`, `focal` (Lin et al., 2017) or `asymmetric` (Ridnik et al., 2021).
+        gamma_positive: Focusing of the genres that a poster has; for focal and asymmetric.
+        gamma_negative: Focusing of the genres that it has not; for focal the same as `gamma_positive`.
+        clip: Probability below which an absent genre costs nothing; for asymmetric.
+        balance: Weights genres by their effective number of posters (beta of Cui et al., 2019); 0 treats all alike.
+        smoothing: How far the truth is moved towards the genres' frequencies.
+        teachers: Checkpoints whose averaged probabilities are learned beside the truth (distillation).
+        teacher_weight: Share of the teachers in the target.
+    """
+
+    name: str = "bce"
+    gamma_positive: float = 0.0
+    gamma_negative: float = 0.0
+    clip: float = 0.0
+    balance: float = 0.0
+    smoothing: float = 0.0
+    teachers: list[str] = field(default_factory=list)
+    teacher_weight: float = 0.5
 
 
 @dataclass
@@ -108,39 +101,117 @@ class AugmentConfig:
     Attributes:
         min_scale: Smallest share of the poster's area that a crop keeps; 1 switches crops off.
         flip: Probability of a horizontal flip.
+        rotate: Largest rotation either way, in degrees.
         jitter: Strength of random brightness, contrast and saturation.
+        greyscale: Probability that all colour is taken away.
         erase: Probability that a rectangle is blanked.
-        mixup: Alpha of the Beta distribution that two posters are mixed by; 0 switches it off.
+        mixup: Alpha of the Beta distribution that two posters are blended by; 0 switches it off.
+        cutmix: Alpha of the Beta distribution that a window of another poster is sized by; 0 switches it off.
     """
 
     min_scale: float = 0.5
     flip: float = 0.5
+    rotate: float = 0.0
     jitter: float = 0.2
+    greyscale: float = 0.0
     erase: float = 0.2
     mixup: float = 0.2
+    cutmix: float = 0.0
 
 
 @dataclass
 class TrainerConfig:
-    """How long and how.
+    """How long, how, and on what.
 
     Attributes:
         epochs: Passes over the training posters.
-        precision: Lightning's: `32-true`, `bf16-mixed`, `16-mixed`.
+        patience: Epochs without a better validation mAP after which training stops; 0 never stops early.
+        threshold: Probability from which validation counts a genre as said. It moves `val/f1_*`, never the loss, and
+            the bundle gets its own thresholds at export.
         accelerator: Lightning's: `auto`, `cpu`, `gpu`.
+        devices: Processes on each machine, each with a device or a share of the cores.
+        nodes: Machines; more than one are started with torchrun.
+        precision: Lightning's: `32-true`, `bf16-mixed`, `16-mixed`.
         channels_last: Memory layout that convolutions like on most machines.
-        ema_decay: Of the averaged weights that are validated and kept; 0 switches averaging off.
+        compile: Compile the network with `torch.compile`.
+        accumulate: Batches that make one step.
         gradient_clip: Largest gradient norm; 0 switches clipping off.
-        log_every: Steps between two log lines of the training loss.
+        ema_decay: Of the averaged weights that are validated and kept; 0 switches averaging off.
+        log_every: Steps between two points of the training series.
+        progress: Show a progress bar.
+        profiler: `none`, `cprofile` (for snakeviz) or `pytorch` (for TensorBoard).
+        profile_batches: Training ends after so many batches when it is profiled.
     """
 
     epochs: int = 30
-    precision: str = "32-true"
+    patience: int = 0
+    threshold: float = 0.3
     accelerator: str = "auto"
+    devices: int = 1
+    nodes: int = 1
+    precision: str = "32-true"
     channels_last: bool = True
-    ema_decay: float = 0.999
+    compile: bool = False
+    accumulate: int = 1
     gradient_clip: float = 1.0
+    ema_decay: float = 0.999
     log_every: int = 10
+    progress: bool = True
+    profiler: str = "none"
+    profile_batches: int = 20
+
+
+@dataclass
+class MlflowConfig:
+    """MLflow, on a local store by default.
+
+    Attributes:
+        uri: SQLite file or tracking server.
+        experiment: That runs are gathered in.
+        artifacts: Folder or address of the pictures; a server has its own.
+    """
+
+    uri: str = "sqlite:///outputs/mlflow.db"
+    experiment: str = "onesheet"
+    artifacts: str | None = "outputs/mlartifacts"
+
+
+@dataclass
+class WandbConfig:
+    """Weights & Biases.
+
+    Attributes:
+        project: That runs are gathered in.
+        entity: Team or user; default: the account's own.
+        offline: Write into the run's folder; `wandb sync` sends it later.
+        log_checkpoint: Keep the best checkpoint as an artifact.
+    """
+
+    project: str = "onesheet"
+    entity: str | None = None
+    offline: bool = False
+    log_checkpoint: bool = True
+
+
+@dataclass
+class LoggerConfig:
+    """Where a run is written down, beside its own folder; several at once with `logger=[mlflow,wandb]`.
+
+    Attributes:
+        csv: `metrics.csv` files in the run's folder.
+        tensorboard: Event files in the run's folder.
+        mlflow: MLflow.
+        wandb: Weights & Biases.
+        pictures_every: Epochs between two sets of pictures; 0 draws only at the end.
+        gradients_every: Steps between two histograms of the gradients; 0 draws none.
+    """
+
+    csv: bool = False
+    tensorboard: bool = False
+    mlflow: MlflowConfig | None = None
+    wandb: WandbConfig | None = None
+    pictures_every: int = 10
+    gradients_every: int = 0
 
 
 @dataclass
@@ -148,7 +219,7 @@ class TrainConfig:
     """A training run.
 
     Attributes:
-        name: Names the model in the bundle.
+        name: Names the model in the bundle, and the run where runs are listed.
         run_dir: Folder of the run: configuration, metrics, checkpoints.
         seed: Of weights, order and augmentation.
         resume: Go on from the last checkpoint in `run_dir`.
@@ -161,77 +232,7 @@ class TrainConfig:
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
-
-
-def default_config_dir() -> Path:
-    """Where the shipped configuration lies: inside the package, or in the checkout that it runs from."""
-    package = Path(__file__).resolve().parents[1]
-    installed = package / "configs"
-    return installed if installed.is_dir() else package.parents[1] / "configs"
-
-
-def compose_config(overrides: Sequence[str], config_dir: Path | None = None) -> TrainConfig:
-    """Compose `config.yaml` and Hydra overrides into a checked configuration.
-
-    Args:
-        overrides: Such as `experiment=smoke` or `optimizer.lr=3e-4`.
-        config_dir: Folder with `config.yaml`; default: the shipped one.
-
-    Raises:
-        ConfigError: A key is unknown (the nearest known one is named), or a value is of the wrong type.
-    """
-    folder = (config_dir or default_config_dir()).resolve()
-    if not (folder / "config.yaml").is_file():
-        raise ConfigError(f"no config.yaml in {folder}")
-    for override in overrides:
-        _check_override(override, folder)
-    ConfigStore.instance().store(name="schema", node=TrainConfig)
-    GlobalHydra.instance().clear()
-    try:
-        with initialize_config_dir(str(folder), version_base="1.3", job_name="train"):
-            composed = compose("config", overrides=list(overrides))
-            config = cast("TrainConfig", OmegaConf.to_object(composed))
-    except (HydraException, OmegaConfBaseException) as error:
-        cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
-        key = getattr(cause, "full_key", None)
-        raise ConfigError((f"{key}: " if key else "") + str(cause).strip().splitlines()[0]) from error
-    _check_ranges(config)
-    return config
-
-
-def to_yaml(config: TrainConfig) -> str:
-    """The complete configuration, as it is kept beside a run."""
-    return OmegaConf.to_yaml(OmegaConf.structured(config))
-
-
-def _check_override(override: str, config_dir: Path) -> None:
-    """Refuse what Hydra would refuse at length, or take in silence."""
-    key, equals, value = override.lstrip("+").partition("=")
-    if not equals:
-        raise ConfigError(f"`{override}` is no override: write KEY=VALUE")
-    if key == EXPERIMENT:
-        experiments = sorted(path.stem for path in (config_dir / EXPERIMENT).glob("*.yaml"))
-        if value not in experiments:
-            raise ConfigError(f"no experiment `{value}`; there are: {', '.join(experiments)}")
-        return
-    known = [EXPERIMENT, *_known_keys(TrainConfig)]
-    if key not in known and not key.startswith("model.options."):
-        near = difflib.get_close_matches(key, known, n=1)
-        raise ConfigError(f"unknown key `{key}`" + (f"; did you mean `{near[0]}`?" if near else ""))
-
-
-def _check_ranges(config: TrainConfig) -> None:
-    for key, (low, high) in _RANGES.items():
-        group, _, name = key.partition(".")
-        value = getattr(getattr(config, group), name)
-        if not low <= value <= high:
-            raise ConfigError(f"{key}: must be from {low:g} to {high:g}, not {value:g}")
-
-
-def _known_keys(schema: type[Any], prefix: str = "") -> Iterator[str]:
-    for name, kind in get_type_hints(schema).items():
-        yield prefix + name
-        if is_dataclass(kind):
-            yield from _known_keys(cast("type[Any]", kind), f"{prefix}{name}.")
+    logger: LoggerConfig = field(default_factory=LoggerConfig)

@@ -1,88 +1,146 @@
-"""The Lightning module: loss, mixup, optimizer and schedule, validation."""
+"""The Lightning module: augmentation and loss, optimizer and schedule, validation."""
 
 from __future__ import annotations
 
+import time
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import lightning as L
 import numpy as np
 import torch
+from lightning.pytorch.utilities import grad_norm
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
-from torch import Tensor
+from torch import Tensor, distributed
 from torch.nn.functional import binary_cross_entropy_with_logits
 
+from onesheet.data.augmentation import augment, mix
 from onesheet.evaluation.metrics import mean_average_precision, multilabel_metrics
+from onesheet.training.losses import GenreLoss
+from onesheet.training.record import as_numbers
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from onesheet.training.config import TrainConfig
     from onesheet.training.network import PosterNet
 
-# Validation decides at one plain threshold; the bundle's own thresholds are chosen at export.
-_VALIDATION_THRESHOLD = 0.3
+_VALIDATION_SERIES = ("f1_macro", "f1_micro", "f1_samples", "auroc_macro", "hamming_loss", "exact_match", "ece")
 
 
 class GenreModule(L.LightningModule):
     """Trains a network that maps uint8 `[N, H, W, 3]` to `(logits [N, G], embedding [N, D])`.
 
+    Whatever is random in a step depends on seed, epoch and step alone, so a resumed run goes on as if it had never
+    been cut off.
+
     Args:
         network: To train.
         config: Of the run.
         provenance: What the checkpoint has to know for export; plain values only.
+        counts: Number of training posters with each genre, `[G]`.
+        posters: Number of training posters.
+
+    Attributes:
+        validation: Probabilities `[N, G]` and truth, bool `[N, G]`, of the last validation.
     """
 
-    def __init__(self, network: PosterNet, config: TrainConfig, provenance: dict[str, Any]) -> None:
+    def __init__(
+        self,
+        network: PosterNet,
+        config: TrainConfig,
+        provenance: dict[str, Any],
+        *,
+        counts: Sequence[int],
+        posters: int,
+    ) -> None:
         super().__init__()
         self.network = network
         self.config = config
         self.provenance = provenance
-        self._validation: list[tuple[Tensor, Tensor]] = []
+        self.loss = GenreLoss(config.loss, counts, posters)
+        self.validation: tuple[NDArray[np.float32], NDArray[np.bool_]] | None = None
+        self._collected: list[tuple[Tensor, Tensor]] = []
+        self._epoch_began, self._seen = 0.0, 0
         if config.trainer.channels_last:
             self.network.to(memory_format=torch.channels_last)
+        if config.trainer.compile:
+            self.network.backbone.compile()
+
+    def on_train_epoch_start(self) -> None:
+        """Start the clock."""
+        self._epoch_began, self._seen = time.perf_counter(), 0
+
+    def on_train_epoch_end(self) -> None:
+        """Log the speed, over all processes."""
+        seconds = time.perf_counter() - self._epoch_began
+        self.log("train/images_per_second", self._seen * self.trainer.world_size / seconds, rank_zero_only=True)
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:  # noqa: ARG002  Lightning's signature
+        """Make dropout and augmentation a function of seed, process, epoch and step."""
+        key = (self.config.seed, self.global_rank, self.current_epoch, batch_idx)
+        torch.manual_seed(int(np.random.SeedSequence(key).generate_state(1)[0]))
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:  # noqa: ARG002
-        """Binary cross-entropy on posters that are mixed pairwise (mixup, Zhang et al., 2018)."""
-        images, targets = batch
-        inputs = self.network.normalise(images)
-        if self.config.augment.mixup > 0:
-            inputs, targets = self._mix(inputs, targets)
-        if self.config.trainer.channels_last:
-            inputs = inputs.contiguous(memory_format=torch.channels_last)
+        """Loss of augmented, mixed posters."""
+        inputs, targets = self.prepare(*batch)
         logits, _ = self.network.classify(inputs)
-        loss = binary_cross_entropy_with_logits(logits.float(), targets)
-        self.log("train/loss", loss, on_step=True, on_epoch=True, prog_bar=True, batch_size=len(images))
+        loss: Tensor = self.loss(logits.float(), targets)
+        self.log("train/loss", loss, on_step=True, on_epoch=True, prog_bar=True, batch_size=len(inputs))
+        self._seen += len(inputs)
+        self.log("train/lr", self._learning_rate(), on_step=True)
         return loss
+
+    def prepare(self, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Augmented, mixed and normalised: `(float [N, 3, H, W], float [N, G])`, without gradients."""
+        config = self.config
+        # In bfloat16 the positions and colours would come out in 256 steps.
+        with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
+            pixels = augment(images, config.augment, config.model.height, config.model.width)
+            inputs, targets = mix(self.network.standardise(pixels), targets, config.augment)
+        if config.trainer.channels_last:
+            inputs = inputs.contiguous(memory_format=torch.channels_last)
+        return inputs, targets
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:  # noqa: ARG002
+        """Log the norm of the gradients, before they are clipped."""
+        if self.global_step % self.config.trainer.log_every == 0:
+            self.log("train/grad_norm", grad_norm(self.network, norm_type=2)["grad_2.0_norm_total"])
+
+    def on_validation_epoch_start(self) -> None:
+        """Let all processes validate one network: each has seen other posters, so its running statistics differ."""
+        if self.trainer.world_size > 1:
+            for buffer in self.network.buffers():
+                if buffer.is_floating_point():
+                    distributed.all_reduce(buffer)
+                    buffer /= self.trainer.world_size
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:  # noqa: ARG002
         """Collect logits; metrics need the whole split."""
         images, targets = batch
         logits, _ = self.network(images)
-        self._validation.append((logits.float().cpu(), targets.cpu()))
+        self._collected.append((logits.float().cpu(), targets.cpu()))
 
     def on_validation_epoch_end(self) -> None:
         """Log loss and metrics of the whole validation split."""
-        logits = torch.cat([logits for logits, _ in self._validation])
-        targets = torch.cat([targets for _, targets in self._validation])
-        self._validation.clear()
+        logits, targets = self._gather()
         probabilities, truth = torch.sigmoid(logits).numpy(), targets.numpy().astype(bool)
+        self.validation = (probabilities, truth)
         genres = self.provenance["genres"]
-        metrics = multilabel_metrics(probabilities, truth, probabilities >= _VALIDATION_THRESHOLD, genres)
-        self.log("val/loss", binary_cross_entropy_with_logits(logits, targets))
+        metrics = multilabel_metrics(probabilities, truth, probabilities >= self.config.trainer.threshold, genres)
+        series = {"val/loss": binary_cross_entropy_with_logits(logits, targets).item()}
+        series |= {f"val/{name}": metrics[name] for name in _VALIDATION_SERIES if metrics[name] is not None}
+        for genre, figures in metrics["per_genre"].items():
+            if figures["average_precision"] is not None:
+                series[f"val/average_precision/{genre}"] = figures["average_precision"]
+        # Every process has the same figures.
+        self.log_dict(series, rank_zero_only=True)
         self.log("val/map_macro", mean_average_precision(probabilities, truth) or 0.0, prog_bar=True)
-        for name in ("f1_macro", "f1_micro", "ece"):
-            self.log(f"val/{name}", metrics[name], prog_bar=name == "f1_macro")
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """AdamW; linear warm-up, then a cosine down to nothing, step by step."""
         config = self.config.optimizer
-        decayed = [parameter for parameter in self.parameters() if parameter.ndim > 1]
-        others = [parameter for parameter in self.parameters() if parameter.ndim <= 1]
-        optimizer = torch.optim.AdamW(
-            [
-                {"params": decayed, "weight_decay": config.weight_decay},
-                {"params": others, "weight_decay": 0.0},
-            ],
-            lr=config.lr,
-        )
+        optimizer = torch.optim.AdamW(self._parameter_groups(), lr=config.lr)
         steps = int(self.trainer.estimated_stepping_batches)
         schedule = torch.optim.lr_scheduler.LambdaLR(
             optimizer, lambda step: _warmup_cosine(step, steps, round(config.warmup * steps))
@@ -92,15 +150,35 @@ class GenreModule(L.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Let the checkpoint describe itself."""
         checkpoint["provenance"] = self.provenance
+        checkpoint["metrics"] = as_numbers(self.trainer.callback_metrics)
 
-    def _mix(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        alpha = torch.full((len(inputs),), self.config.augment.mixup)
-        share = torch.distributions.Beta(alpha, alpha).sample().to(inputs.device)
-        partner = torch.randperm(len(inputs), device=inputs.device)
-        return (
-            torch.lerp(inputs[partner], inputs, share.view(-1, 1, 1, 1)),
-            torch.lerp(targets[partner], targets, share.view(-1, 1)),
-        )
+    def _parameter_groups(self) -> list[dict[str, Any]]:
+        """Head and backbone, each with and without weight decay."""
+        config = self.config.optimizer
+        parts = [(self.network.head, config.lr), (self.network.backbone, config.lr * config.backbone_lr_factor)]
+        return [
+            {
+                "params": [parameter for parameter in part.parameters() if (parameter.ndim > 1) == decayed],
+                "lr": lr,
+                "weight_decay": config.weight_decay if decayed else 0.0,
+            }
+            for part, lr in parts
+            for decayed in (True, False)
+        ]
+
+    def _learning_rate(self) -> float:
+        optimizer = self.trainer.optimizers[0]
+        return float(optimizer.param_groups[0]["lr"])
+
+    def _gather(self) -> tuple[Tensor, Tensor]:
+        """Logits and targets of all processes; their numbers of posters may differ."""
+        collected = list(self._collected)
+        self._collected.clear()
+        if self.trainer.world_size > 1:
+            gathered: list[Any] = [None] * self.trainer.world_size
+            distributed.all_gather_object(gathered, collected)
+            collected = [pair for part in gathered for pair in part]
+        return torch.cat([logits for logits, _ in collected]), torch.cat([targets for _, targets in collected])
 
 
 def _warmup_cosine(step: int, steps: int, warmup: int) -> float:

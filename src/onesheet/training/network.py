@@ -13,6 +13,9 @@ from torch import Tensor, nn
 from onesheet.errors import ConfigError
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from onesheet.training.config import ModelConfig
 
 
@@ -32,7 +35,7 @@ class PosterNet(nn.Module):
         super().__init__()
         self.backbone = _create_backbone(config, pretrained)
         self.dropout = nn.Dropout(config.dropout)
-        self.head = nn.Linear(self.backbone.num_features, genres)
+        self.head = nn.Linear(_embedding_size(self.backbone, config), genres)
         self.register_buffer("mean", _channel_buffer(self.backbone.pretrained_cfg["mean"]), persistent=False)
         self.register_buffer("std", _channel_buffer(self.backbone.pretrained_cfg["std"]), persistent=False)
         self.mean: Tensor
@@ -51,7 +54,16 @@ class PosterNet(nn.Module):
 
     def normalise(self, images: Tensor) -> Tensor:
         """uint8 `[N, H, W, 3]` to the float `[N, 3, H, W]` that the backbone was made for."""
-        return (images.permute(0, 3, 1, 2).float() / 255 - self.mean) / self.std
+        return self.standardise(images.permute(0, 3, 1, 2).float())
+
+    def standardise(self, pixels: Tensor) -> Tensor:
+        """Float `[N, 3, H, W]`, 0-255, to the range that the backbone was made for."""
+        return (pixels / 255 - self.mean) / self.std
+
+    def start_from(self, frequencies: NDArray[np.floating]) -> None:
+        """Let the new head answer each genre's frequency `[G]`, 0-1, from the first step (Lin et al., 2017)."""
+        with torch.no_grad():
+            self.head.bias.copy_(torch.logit(torch.from_numpy(frequencies), eps=1e-4))
 
     def classify(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
         """Logits and embedding of normalised inputs, float `[N, 3, H, W]`."""
@@ -80,6 +92,21 @@ def _create_backbone(config: ModelConfig, pretrained: bool) -> Any:
     except (RuntimeError, pickle.UnpicklingError, EOFError, SafetensorError) as error:
         reason = f"{config.weights} does not hold weights of" if config.weights else "no pretrained weights for"
         raise ConfigError(f"{reason} {config.backbone}: {str(error).splitlines()[0]}") from error
+
+
+def _embedding_size(backbone: nn.Module, config: ModelConfig) -> int:
+    """Length of what the backbone really returns; timm's `num_features` is that of a layer before in some families."""
+    training = backbone.training
+    try:
+        with torch.no_grad():
+            return int(backbone.eval()(torch.zeros(1, 3, config.height, config.width)).shape[1])
+    except (AssertionError, RuntimeError) as error:
+        raise ConfigError(
+            f"{config.backbone} does not take pictures of {config.height} x {config.width}: "
+            f"{str(error).splitlines()[0].rstrip('.')}; some models want +model.options.img_size=[HEIGHT,WIDTH]"
+        ) from error
+    finally:
+        backbone.train(training)
 
 
 def _channel_buffer(values: tuple[float, ...]) -> Tensor:

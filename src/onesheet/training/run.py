@@ -1,35 +1,41 @@
-"""`onesheet train`: a configuration to a folder with checkpoints and metrics."""
+"""`onesheet train`: a configuration to a folder with checkpoints, metrics and a record."""
 
 from __future__ import annotations
 
 import contextlib
-import logging
-import subprocess
-import warnings
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from onesheet.data.manifest import MANIFEST_FILE, Manifest, read_manifest
-from onesheet.errors import ConfigError, TrainingError
+from onesheet.errors import TrainingError
 from onesheet.image import PreprocessSpec
-from onesheet.training.config import TrainConfig, to_yaml
+from onesheet.training.compose import to_yaml
+from onesheet.training.config import TrainConfig
+from onesheet.training.launch import launch, processes, rank, under_torchrun
 from onesheet.training.pretrained import require_pretrained
+from onesheet.training.record import (
+    BEST,
+    CONFIG_FILE,
+    LAST,
+    RunRecord,
+    git_commit,
+    new_record,
+    now,
+    read_record,
+    write_record,
+)
 
 if TYPE_CHECKING:
-    import lightning as L
+    from lightning.pytorch.callbacks import Callback
+    from lightning.pytorch.loggers import Logger
 
-BEST = "best.ckpt"
-LAST = "last.ckpt"
-CONFIG_FILE = "config.yaml"
+    from onesheet.data.datamodule import PosterDataModule
+    from onesheet.training.module import GenreModule
 
-_EXPECTED_WARNINGS = (
-    r".*does not have many workers",
-    r"The number of training batches .* is smaller than the logging interval",
-    r"Checkpoint directory .* exists and is not empty",
-    r".*treespec",
-)
+OnPoster = Callable[[int, int], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,64 +53,92 @@ class TrainingResult:
     map_macro: float
 
 
-def train(config: TrainConfig) -> TrainingResult:
-    """Train a model.
+def train(
+    config: TrainConfig, *, callbacks: Sequence[Callback] = (), on_poster: OnPoster | None = None
+) -> TrainingResult:
+    """Train a model, in as many processes as the configuration asks for.
+
+    Args:
+        config: Of the run.
+        callbacks: Further ones for the trainer; for a run in one process.
+        on_poster: Called with (done, total) while posters are read; for a run in one process.
 
     Raises:
         DataError: There is no manifest.
-        TrainingError: Pretrained weights are out of reach, the run's folder is in use, or the run to resume was
-            another one.
-        CheckpointError: The checkpoint to resume from is damaged.
-        ConfigError: timm does not know the model.
+        TrainingError: Pretrained weights are out of reach, the run's folder is in use, the run to resume was another
+            one, or a process failed.
+        CheckpointError: The checkpoint to resume from, or a teacher, is damaged.
+        ConfigError: timm does not know the model, or Lightning refuses a value.
     """
-    run_dir = Path(config.run_dir)
-    checkpoint = _checkpoint_to_resume(run_dir, resume=config.resume)
-    pretrained = config.model.pretrained and checkpoint is None
-    manifest = read_manifest(Path(config.data.processed) / MANIFEST_FILE, Path(config.data.raw))
-    if pretrained:
+    manifest = _manifest(config)
+    checkpoint = _checkpoint_to_resume(config)
+    if checkpoint is not None:
+        _check_same_run(checkpoint, config, manifest)
+    elif config.model.pretrained:
         require_pretrained(config.model)
+    if processes(config) > 1 or under_torchrun():
+        with _explaining_interruption(Path(config.run_dir)):
+            return launch(train_here, config)
+    return train_here(config, callbacks=callbacks, on_poster=on_poster)
 
+
+def repeat_differences(run_dir: Path, config: TrainConfig) -> list[str]:
+    """What is not as it was when a run was made that is to be repeated, one sentence each.
+
+    Raises:
+        TrainingError: The folder holds no record of a run.
+        DataError: There is no manifest.
+    """
+    return read_record(run_dir).differences(new_record(config.seed, _manifest(config).fingerprint))
+
+
+def train_here(
+    config: TrainConfig, *, callbacks: Sequence[Callback] = (), on_poster: OnPoster | None = None
+) -> TrainingResult:
+    """The part of `train` that runs in each process."""
     import lightning as L
 
-    from onesheet.data.datamodule import PosterDataModule
-    from onesheet.training.module import GenreModule
-    from onesheet.training.network import PosterNet
+    from onesheet.training.tracking import close_loggers, log_outcome, open_loggers
+    from onesheet.training.trainer import build_trainer, without_chatter
 
     L.seed_everything(config.seed, workers=True, verbose=False)
-    provenance = _provenance(config, manifest)
-    if checkpoint is not None:
-        _check_same_run(checkpoint, config, provenance)
-    network = PosterNet(config.model, len(manifest.genres), pretrained=pretrained)
-    module = GenreModule(network, config, provenance)
-    spec = PreprocessSpec(config.model.height, config.model.width)
-    posters = PosterDataModule(manifest, config.data, config.augment, spec)
-    trainer = _trainer(config, run_dir)
-    run_dir.mkdir(parents=True, exist_ok=True)
-    (run_dir / CONFIG_FILE).write_text(to_yaml(config))
+    run_dir = Path(config.run_dir)
+    manifest = _manifest(config)
+    module, posters = _module_and_posters(config, manifest, on_poster)
+    loggers: list[Logger] = []
     try:
-        with _without_lightning_chatter():
-            trainer.fit(module, posters, ckpt_path=checkpoint)
-    except SystemExit as error:  # how Lightning ends after Ctrl-C
-        way_on = f"go on with: resume=true run_dir={run_dir}" if (run_dir / LAST).exists() else "nothing was kept"
-        raise TrainingError(f"interrupted; {way_on}") from error
-    return TrainingResult(run_dir / BEST, run_dir / LAST, _best_score(trainer))
+        with _recorded(config, manifest) as record, without_chatter(), _explaining_interruption(run_dir):
+            # The first process writes for all.
+            loggers += open_loggers(config, record) if rank() == 0 else []
+            trainer = build_trainer(config, loggers, callbacks)
+            with _profiled(config):
+                trainer.fit(module, posters, ckpt_path=run_dir / LAST if config.resume else None)
+            record.best = _best_metrics(run_dir / BEST)
+        log_outcome(loggers, config, record, run_dir / BEST)
+    finally:
+        close_loggers(loggers)
+    return TrainingResult(run_dir / BEST, run_dir / LAST, record.best.get("val/map_macro", 0.0))
 
 
-def _checkpoint_to_resume(run_dir: Path, *, resume: bool) -> Path | None:
-    last = run_dir / LAST
-    if resume and not last.is_file():
+def _manifest(config: TrainConfig) -> Manifest:
+    return read_manifest(Path(config.data.processed) / MANIFEST_FILE, Path(config.data.raw))
+
+
+def _checkpoint_to_resume(config: TrainConfig) -> Path | None:
+    run_dir, last = Path(config.run_dir), Path(config.run_dir, LAST)
+    if config.resume and not last.is_file():
         raise TrainingError(f"nothing to resume: {last} is not there")
-    if not resume and last.exists():
+    if not config.resume and last.exists():
         raise TrainingError(f"{run_dir} holds a run: go on with resume=true, or name another run_dir")
-    return last if resume else None
+    return last if config.resume else None
 
 
-def _check_same_run(checkpoint: Path, config: TrainConfig, provenance: dict[str, Any]) -> None:
+def _check_same_run(checkpoint: Path, config: TrainConfig, manifest: Manifest) -> None:
     """A run goes on with its own network and its own split, or posters that it trained on would validate it."""
     from onesheet.training.checkpoint import load_checkpoint
 
     begun = load_checkpoint(checkpoint)
-    if begun.provenance["fingerprint"] != provenance["fingerprint"]:
+    if begun.provenance["fingerprint"] != manifest.fingerprint:
         raise TrainingError("the manifest has changed since this run began: name another run_dir")
     # Where the first weights came from does not matter any more.
     if replace(begun.model, pretrained=False, weights=None) != replace(config.model, pretrained=False, weights=None):
@@ -113,49 +147,75 @@ def _check_same_run(checkpoint: Path, config: TrainConfig, provenance: dict[str,
         raise TrainingError(f"this run has its {begun.epoch} epochs: raise trainer.epochs to go on")
 
 
-def _trainer(config: TrainConfig, run_dir: Path) -> L.Trainer:
-    import lightning as L
-    from lightning.fabric.utilities.exceptions import MisconfigurationException
-    from lightning.pytorch.callbacks import Callback, EMAWeightAveraging, ModelCheckpoint, RichProgressBar
-    from lightning.pytorch.loggers import CSVLogger
+def _module_and_posters(
+    config: TrainConfig, manifest: Manifest, on_poster: OnPoster | None
+) -> tuple[GenreModule, PosterDataModule]:
+    from onesheet.data.datamodule import PosterDataModule, limited
+    from onesheet.training.distillation import taught_targets
+    from onesheet.training.module import GenreModule
+    from onesheet.training.network import PosterNet
 
-    best = ModelCheckpoint(run_dir, Path(BEST).stem, monitor="val/map_macro", mode="max", enable_version_counter=False)
-    # Of its own: `save_last` would keep it at the best epoch until there is a better one.
-    last = ModelCheckpoint(run_dir, Path(LAST).stem, enable_version_counter=False)
-    callbacks: list[Callback] = [best, last, RichProgressBar()]
-    if config.trainer.ema_decay > 0:
-        callbacks.append(EMAWeightAveraging(decay=config.trainer.ema_decay))
-    with _without_lightning_chatter():
-        try:
-            return L.Trainer(
-                max_epochs=config.trainer.epochs,
-                precision=cast("Any", config.trainer.precision),  # checked by Lightning
-                accelerator=config.trainer.accelerator,
-                gradient_clip_val=config.trainer.gradient_clip or None,
-                log_every_n_steps=config.trainer.log_every,
-                callbacks=callbacks,
-                logger=CSVLogger(run_dir, name="metrics"),
-                default_root_dir=run_dir,
-                enable_model_summary=False,
-                num_sanity_val_steps=0,
-            )
-        except (ValueError, MisconfigurationException) as error:
-            raise ConfigError(f"trainer: {str(error).splitlines()[0]}") from error
+    films = limited(manifest.split("train"), config.data.limit)
+    counts = films.targets().sum(axis=0)
+    pretrained = config.model.pretrained and not config.resume
+    network = PosterNet(config.model, len(manifest.genres), pretrained=pretrained)
+    network.start_from(counts / max(1, len(films.entries)))
+    provenance = _provenance(config, manifest)
+    module = GenreModule(network, config, provenance, posters=len(films.entries), counts=counts.tolist())
+    taught = taught_targets(films, config.loss, manifest.fingerprint, on_poster) if config.loss.teachers else None
+    spec = PreprocessSpec(config.model.height, config.model.width)
+    posters = PosterDataModule(
+        manifest, config.data, spec, seed=config.seed, targets=taught, on_poster=on_poster if rank() == 0 else None
+    )
+    return module, posters
 
 
 @contextlib.contextmanager
-def _without_lightning_chatter() -> Iterator[None]:
-    """Hide advertisements, and warnings about what is meant: few workers, a used folder, Lightning's own insides."""
-    logger = logging.getLogger("lightning.pytorch")
-    level = logger.level
-    logger.setLevel(logging.WARNING)
+def _recorded(config: TrainConfig, manifest: Manifest) -> Iterator[RunRecord]:
+    """Keep the record of a run in its folder, however it ends."""
+    run_dir = Path(config.run_dir)
+    if rank() != 0:
+        yield new_record(config.seed, manifest.fingerprint)
+        return
+    record = read_record(run_dir) if config.resume else new_record(config.seed, manifest.fingerprint)
+    record.status = "running"
+    run_dir.mkdir(parents=True, exist_ok=True)
+    (run_dir / CONFIG_FILE).write_text(to_yaml(config))
+    write_record(record, run_dir)
+    began = time.monotonic()
     try:
-        with warnings.catch_warnings():
-            for message in _EXPECTED_WARNINGS:
-                warnings.filterwarnings("ignore", message)
-            yield
+        yield record
+        record.status = "finished"
+    except BaseException:
+        record.status = "stopped"
+        raise
     finally:
-        logger.setLevel(level)
+        record.finished = now()
+        record.seconds = round(record.seconds + time.monotonic() - began, 1)
+        write_record(record, run_dir)
+
+
+def _profiled(config: TrainConfig) -> contextlib.AbstractContextManager[None]:
+    from onesheet.training.profiling import cprofiled
+
+    return cprofiled(Path(config.run_dir)) if config.trainer.profiler == "cprofile" else contextlib.nullcontext()
+
+
+@contextlib.contextmanager
+def _explaining_interruption(run_dir: Path) -> Iterator[None]:
+    try:
+        yield
+    except SystemExit as error:  # how Lightning and the launcher end after Ctrl-C
+        way_on = f"go on with: resume=true run_dir={run_dir}" if (run_dir / LAST).exists() else "nothing was kept"
+        raise TrainingError(f"interrupted; {way_on}") from error
+
+
+def _best_metrics(checkpoint: Path) -> dict[str, Any]:
+    """Epoch and metrics that the best checkpoint was kept for."""
+    import torch
+
+    content = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    return {"epoch": int(content["epoch"]) + 1, **content["metrics"]}
 
 
 def _provenance(config: TrainConfig, manifest: Manifest) -> dict[str, Any]:
@@ -169,18 +229,5 @@ def _provenance(config: TrainConfig, manifest: Manifest) -> dict[str, Any]:
         "fingerprint": manifest.fingerprint,
         "split_seed": manifest.seed,
         "genre_counts": dict(zip(manifest.genres, train.targets().sum(axis=0).tolist(), strict=True)),
-        "git_commit": _git_commit(),
+        "git_commit": git_commit(),
     }
-
-
-def _git_commit() -> str | None:
-    """Commit of the working folder; None outside a repository."""
-    try:
-        done = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True, timeout=10)
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return done.stdout.strip()
-
-
-def _best_score(trainer: L.Trainer) -> float:
-    return float(getattr(trainer.checkpoint_callback, "best_model_score", 0.0))

@@ -1,0 +1,132 @@
+"""A page that says how good a model is, how sure that is, and where it fails."""
+
+from __future__ import annotations
+
+import json
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from onesheet.bundle import Bundle
+from onesheet.evaluation import figures
+from onesheet.evaluation.evaluate import Evaluation, Scored
+from onesheet.evaluation.findings import Progress, ReportOptions, findings
+from onesheet.evaluation.posters import thumbnail
+from onesheet.evaluation.robustness import CORRUPTIONS
+from onesheet.evaluation.slices import SMALLEST
+
+PAGE: Final = "report.html"
+NUMBERS: Final = "report.json"
+
+# Fewer positives than this, and a genre's figures are little more than anecdotes.
+_FEW: Final = 10
+
+_TITLES: Final = {
+    "map_macro": "mAP (macro)",
+    "auroc_macro": "AUROC (macro)",
+    "f1_macro": "F1 (macro)",
+    "f1_micro": "F1 (micro)",
+    "f1_samples": "F1 (samples)",
+    "exact_match": "exact match",
+    "hamming_loss": "Hamming loss",
+    "ece": "ECE",
+}
+
+
+def write_report(
+    evaluation: Evaluation, bundle: Bundle, out: Path, options: ReportOptions, progress: Progress
+) -> tuple[Path, Path]:
+    """Measure what `evaluate` has not, and write it all as `report.html` and `report.json` into the folder `out`.
+
+    The page needs nothing but itself: pictures are in it, scripts are not. Neither file is ever there half-written.
+
+    Args:
+        evaluation: Of the bundle.
+        bundle: The model.
+        out: Folder; created if need be.
+        options: What to measure and to show.
+        progress: Shows each of the long steps.
+
+    Returns:
+        Paths of the page and of the numbers.
+
+    Raises:
+        ImageError: A poster that was scored cannot be read any more.
+        OSError: The folder cannot be written to.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    numbers = findings(evaluation, bundle, options, progress)
+    page = _render(evaluation, numbers, options)
+    _write(out / NUMBERS, json.dumps(numbers, indent=2, allow_nan=False) + "\n")
+    _write(out / PAGE, page)
+    return out / PAGE, out / NUMBERS
+
+
+def _render(evaluation: Evaluation, numbers: dict[str, Any], options: ReportOptions) -> str:
+    # Names of genres and films come from files of others: everything is escaped.
+    environment = Environment(
+        loader=PackageLoader("onesheet.evaluation", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"number": _number, "range": _range, "signed": _signed}
+    per_genre = sorted(numbers["per_genre"].items(), key=lambda item: -item[1]["positives"])
+    return environment.get_template("report.html.j2").render(
+        numbers,
+        metrics=evaluation.metrics,
+        titles=_TITLES,
+        genres=per_genre,
+        few=_FEW,
+        smallest=SMALLEST,
+        corruptions=CORRUPTIONS,
+        figures=_figures(evaluation.scored, numbers),
+        thumbnails=_thumbnails(evaluation.scored, numbers) if options.posters else {},
+    )
+
+
+def _figures(scored: Scored, numbers: dict[str, Any]) -> dict[str, dict[str, str]]:
+    """Every figure, by name and theme, as `data:` URIs."""
+    shares = {name: np.array(rows, np.float64) for name, rows in numbers["co_occurrence"].items()}
+    plots = {
+        "overview": partial(figures.overview, scored),
+        "genres": partial(figures.precision_recall_by_genre, scored, numbers["per_genre"]),
+        "reliability": partial(figures.reliability, numbers["reliability"], numbers["ece"]),
+        "co_occurrence": partial(figures.co_occurrence, shares["true"], shares["answered"], scored),
+    }
+    robustness = numbers["robustness"]
+    if robustness:
+        plots["robustness"] = partial(figures.degradation, robustness["untouched"], robustness["corrupted"])
+    return {name: figures.draw(plot) for name, plot in plots.items()}
+
+
+def _thumbnails(scored: Scored, numbers: dict[str, Any]) -> dict[str, str]:
+    """Small pictures of the best and worst posters, by id."""
+    paths = dict(zip(scored.ids, scored.paths, strict=True))
+    return {card["id"]: thumbnail(paths[card["id"]]) for card in (*numbers["best"], *numbers["worst"])}
+
+
+def _write(path: Path, text: str) -> None:
+    scratch = path.with_name(f".{path.name}.partial")
+    try:
+        scratch.write_text(text, encoding="utf-8")
+        scratch.replace(path)
+    finally:
+        scratch.unlink(missing_ok=True)
+
+
+def _number(value: float | None, digits: int = 3) -> str:
+    return "–" if value is None else f"{value:.{digits}f}"
+
+
+def _range(limits: tuple[float, float] | None) -> str:
+    # A figure that no resample changes, such as an F1 without a single hit, is not known exactly: nothing is known.
+    return "" if limits is None or limits[0] == limits[1] else f"{limits[0]:.3f} to {limits[1]:.3f}"
+
+
+def _signed(value: float | None) -> str:
+    return "–" if value is None else f"{value:+.3f}".replace("-", "\N{MINUS SIGN}")
