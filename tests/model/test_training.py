@@ -19,6 +19,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from lightning.pytorch.callbacks import Callback
 from safetensors.torch import save_file
 
 from onesheet.data.prepare import prepare
@@ -214,6 +215,20 @@ def test_an_error_in_one_of_two_processes_is_told_in_one_line(configure, tmp_pat
 def test_a_run_without_progress_stops_early(configure, tmp_path):
     result = train(configure(tmp_path / "run", "trainer.epochs=30", "trainer.patience=2", "optimizer.lr=0"))
     assert load_checkpoint(result.last).epoch < 10
+
+
+def test_pictures_grow_during_training(configure, tmp_path):
+    class Sizes(Callback):
+        def __init__(self):
+            self.seen = {}
+
+        def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+            self.seen[trainer.current_epoch] = tuple(pl_module.prepare(*batch)[0].shape[2:])
+
+    sizes = Sizes()
+    config = configure(tmp_path / "run", "trainer.epochs=4", "trainer.start_scale=0.5")
+    train(config, callbacks=[sizes])
+    assert sizes.seen == {0: (48, 32), 1: (64, 40), 2: (80, 56), 3: (96, 64)}
 
 
 def test_accumulated_batches_make_one_step(configure, tmp_path):

@@ -6,7 +6,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from onesheet.data.augmentation import augment, mix  # noqa: E402
+from onesheet.data.augmentation import augment, mix, shrink  # noqa: E402
 from onesheet.training.config import AugmentConfig  # noqa: E402
 
 STILL = {"min_scale": 1.0, "flip": 0.0, "jitter": 0.0, "erase": 0.0, "mixup": 0.0}
@@ -134,3 +134,18 @@ def test_both_kinds_take_turns():
     config = AugmentConfig(**{**STILL, "mixup": 1.0, "cutmix": 1.0})
     values = [len(mix(inputs, torch.eye(8), config)[0][0].unique()) for _ in range(20)]
     assert {1, 2} <= set(values)
+
+
+def test_smaller_pictures_are_smoothed(posters):
+    checkered = torch.zeros_like(posters)
+    checkered[:, ::2, ::2] = 255
+    checkered[:, 1::2, 1::2] = 255
+    smaller = shrink(checkered, 2)
+    assert smaller.shape == (64, 20, 15, 3)
+    assert smaller.dtype == torch.uint8
+    inside = smaller[:, 2:-2, 2:-2].float()
+    assert torch.allclose(inside, torch.full_like(inside, 127.5), atol=2)
+
+
+def test_pictures_that_need_not_be_smaller_stay(posters):
+    assert shrink(posters, 1) is posters

@@ -46,6 +46,15 @@ def augment(images: Tensor, config: AugmentConfig, height: int, width: int) -> T
     return pixels
 
 
+def shrink(images: Tensor, factor: float) -> Tensor:
+    """Smaller by a factor, with the smoothing that `augment` leaves out; uint8 `[N, H, W, 3]` before and after."""
+    if factor <= 1:
+        return images
+    size = [round(side / factor) for side in images.shape[1:3]]
+    smaller = F.interpolate(images.permute(0, 3, 1, 2), size=size, mode="bilinear", antialias=True)
+    return smaller.permute(0, 2, 3, 1)
+
+
 def mix(inputs: Tensor, targets: Tensor, config: AugmentConfig) -> tuple[Tensor, Tensor]:
     """Mixup (Zhang et al., 2018) or cutmix (Yun et al., 2019); where both are on, every batch takes one at random.
 

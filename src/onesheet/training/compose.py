@@ -57,6 +57,7 @@ _RANGES: Final = {
     "trainer.threshold": (0, 1),
     "trainer.devices": (1, 1024),
     "trainer.nodes": (1, 1024),
+    "trainer.start_scale": (0.1, 1),
     "trainer.accumulate": (1, math.inf),
     "trainer.gradient_clip": (0, math.inf),
     "trainer.ema_decay": (0, 1),

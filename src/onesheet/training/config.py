@@ -125,6 +125,8 @@ class TrainerConfig:
 
     Attributes:
         epochs: Passes over the training posters.
+        start_scale: Share of the input's height and width that the first epochs train at; it grows to 1 over three
+            quarters of the epochs, which costs less time than full size from the start. 1 switches it off.
         patience: Epochs without a better validation mAP after which training stops; 0 never stops early.
         threshold: Probability from which validation counts a genre as said. It moves `val/f1_*`, never the loss, and
             the bundle gets its own thresholds at export.
@@ -144,6 +146,7 @@ class TrainerConfig:
     """
 
     epochs: int = 30
+    start_scale: float = 1.0
     patience: int = 0
     threshold: float = 0.3
     accelerator: str = "auto"

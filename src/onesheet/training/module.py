@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import lightning as L
 import numpy as np
@@ -14,7 +14,7 @@ from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, distributed
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from onesheet.data.augmentation import augment, mix
+from onesheet.data.augmentation import augment, mix, shrink
 from onesheet.evaluation.metrics import mean_average_precision, multilabel_metrics
 from onesheet.training.losses import GenreLoss
 from onesheet.training.record import as_numbers
@@ -26,6 +26,10 @@ if TYPE_CHECKING:
     from onesheet.training.network import PosterNet
 
 _VALIDATION_SERIES = ("f1_macro", "f1_micro", "f1_samples", "auroc_macro", "hamming_loss", "exact_match", "ece")
+
+# Progressive resizing: share of the epochs after which pictures have their full size, and the steps that they grow by.
+_GROWING: Final = 0.75
+_SIZE_STEP: Final = 8
 
 
 class GenreModule(L.LightningModule):
@@ -94,9 +98,11 @@ class GenreModule(L.LightningModule):
     def prepare(self, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """Augmented, mixed and normalised: `(float [N, 3, H, W], float [N, G])`, without gradients."""
         config = self.config
+        height, width = self._input_size()
         # In bfloat16 the positions and colours would come out in 256 steps.
         with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
-            pixels = augment(images, config.augment, config.model.height, config.model.width)
+            images = shrink(images, config.model.height / height)
+            pixels = augment(images, config.augment, height, width)
             inputs, targets = mix(self.network.standardise(pixels), targets, config.augment)
         if config.trainer.channels_last:
             inputs = inputs.contiguous(memory_format=torch.channels_last)
@@ -165,6 +171,17 @@ class GenreModule(L.LightningModule):
             for part, lr in parts
             for decayed in (True, False)
         ]
+
+    def _input_size(self) -> tuple[int, int]:
+        """Height and width that this epoch trains at (progressive resizing, as in Tan and Le, 2021)."""
+        model, trainer = self.config.model, self.config.trainer
+        grown = min(1.0, self.current_epoch / max(1, round(_GROWING * trainer.epochs)))
+        scale = trainer.start_scale + (1 - trainer.start_scale) * grown
+        # Few different sizes: kernels are made anew for each.
+        height, width = (
+            max(_SIZE_STEP, round(scale * side / _SIZE_STEP) * _SIZE_STEP) for side in (model.height, model.width)
+        )
+        return (height, width) if scale < 1 else (model.height, model.width)
 
     def _learning_rate(self) -> float:
         optimizer = self.trainer.optimizers[0]
