@@ -29,7 +29,7 @@ VALIDATION = {
     "val/ece",
 }
 TRAINING = {"train/loss_step", "train/loss_epoch", "train/lr", "train/grad_norm", "train/images_per_second"}
-PICTURES = {"train/batch", "train/gradients", "val/roc", "val/precision_recall", "val/reliability"}
+PICTURES = {"train/batch", "train/gradients", "val/curves", "val/reliability"}
 
 
 @pytest.fixture(scope="module")
@@ -203,7 +203,7 @@ def test_wandb_offline_keeps_series_pictures_and_the_checkpoint_with_its_metadat
     assert set(validated[0]) >= VALIDATION
     steps = [row["trainer/global_step"] for row in history if "trainer/global_step" in row]
     assert steps == sorted(steps)  # a step that goes back would be dropped
-    assert any(key.startswith("val/roc") for row in history for key in row)
+    assert any(key.startswith("val/curves") for row in history for key in row)
     (artifact,) = (each for each in artifacts if each.type == "model")
     metadata = json.loads(artifact.metadata)
     assert metadata["best"]["val/map_macro"] > 0

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from onesheet.evaluation.metrics import f1
+from onesheet.evaluation.metrics import CALIBRATION_BINS, f1
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -20,9 +20,6 @@ if TYPE_CHECKING:
 RESAMPLES: Final = 1000
 SEED: Final = 0
 LEVEL: Final = 0.95
-
-# As many as `expected_calibration_error` has; a test holds the two together.
-CALIBRATION_BINS: Final = 15
 
 # Counts held at a time: posters x resamples.
 _BLOCK: Final = 1_000_000

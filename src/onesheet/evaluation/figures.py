@@ -47,25 +47,28 @@ def draw(plot: Callable[[Theme], Figure]) -> dict[str, str]:
     return {name: _svg(plot(theme)) for name, theme in THEMES.items()}
 
 
-def overview(scored: Scored, theme: Theme) -> Figure:
-    """Precision over recall, and ROC: each genre faintly, their mean, and all (poster, genre) pairs together."""
+def overview(probabilities: NDArray[np.floating], targets: NDArray[np.bool_], theme: Theme) -> Figure:
+    """Precision over recall, and ROC: each genre faintly, their mean, and all (poster, genre) pairs together.
+
+    Args:
+        probabilities: `[N, G]`, 0-1.
+        targets: bool `[N, G]`.
+        theme: Colours.
+    """
     figure = Figure(figsize=(_WIDTH, 4.8), layout="constrained")
     left, right = figure.subplots(1, 2)
-    known = _known(scored)
-    prevalence = scored.targets.mean()
-    left.axhline(prevalence, color=theme.muted, linestyle=":", linewidth=1)
+    known = _known(targets)
+    left.axhline(targets.mean(), color=theme.muted, linestyle=":", linewidth=1)
     right.plot([0, 1], [0, 1], color=theme.muted, linestyle=":", linewidth=1)
     for axes, curve, read in ((left, _precision_recall, _step), (right, _roc, _line)):
-        each = [curve(scored, genre) for genre in known]
+        each = [curve(targets[:, genre], probabilities[:, genre]) for genre in known]
         for x, y in each:
             axes.plot(x, y, color=theme.faint, linewidth=0.7)
         if each:
             mean = np.mean([read(x, y) for x, y in each], axis=0)
             axes.plot(_GRID, mean, color=theme.ink, linewidth=1.4, linestyle="--", label="mean of genres (macro)")
-    if known:
-        left.plot(*_precision_recall(scored, None), color=theme.accent, linewidth=2, label="all pairs (micro)")
-        right.plot(*_roc(scored, None), color=theme.accent, linewidth=2, label="all pairs (micro)")
-        for axes in (left, right):
+            x, y = curve(targets.ravel(), probabilities.ravel())
+            axes.plot(x, y, color=theme.accent, linewidth=2, label="all pairs (micro)")
             axes.legend(frameon=False, fontsize=7, labelcolor=theme.ink)
     _style(left, theme, "Precision and recall", "recall", "precision")
     _style(right, theme, "ROC", "false positive rate", "true positive rate")
@@ -86,7 +89,8 @@ def precision_recall_by_genre(scored: Scored, per_genre: Mapping[str, Mapping[st
         axes.set(xlim=(0, 1.03), ylim=(0, 1.03), xticks=[0, 0.5, 1], yticks=[0, 0.5, 1])
         if scores["positives"]:
             axes.axhline(scores["positives"] / scores["n"], color=theme.muted, linestyle=":", linewidth=0.8)
-            axes.plot(*_precision_recall(scored, genre), color=theme.accent, linewidth=1.2, drawstyle="steps-pre")
+            curve = _precision_recall(scored.targets[:, genre], scored.probabilities[:, genre])
+            axes.plot(*curve, color=theme.accent, linewidth=1.2, drawstyle="steps-pre")
         if scores["positives"] and scores["predicted"]:
             axes.plot(scores["recall"], scores["precision"], "o", color=theme.ink, markersize=4, clip_on=False)
     figure.supxlabel("recall", color=theme.muted, fontsize=8)
@@ -174,32 +178,28 @@ def degradation(untouched: Mapping[str, Any], corrupted: Iterable[Mapping[str, A
     return figure
 
 
-def _known(scored: Scored) -> list[int]:
+def _known(targets: NDArray[np.bool_]) -> list[int]:
     """Genres that have both kinds of poster."""
-    positives = scored.targets.sum(axis=0)
-    return [int(genre) for genre in np.flatnonzero((positives > 0) & (positives < len(scored.targets)))]
+    positives = targets.sum(axis=0)
+    return [int(genre) for genre in np.flatnonzero((positives > 0) & (positives < len(targets)))]
 
 
 def _by_frequency(scored: Scored) -> list[int]:
     return [int(genre) for genre in np.argsort(-scored.targets.sum(axis=0), kind="stable")]
 
 
-def _pairs(scored: Scored, genre: int | None) -> tuple[NDArray[np.bool_], NDArray[np.float32]]:
-    if genre is None:
-        return scored.targets.ravel(), scored.probabilities.ravel()
-    return scored.targets[:, genre], scored.probabilities[:, genre]
-
-
-def _precision_recall(scored: Scored, genre: int | None) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _precision_recall(
+    targets: NDArray[np.bool_], scores: NDArray[np.floating]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Recall, rising, and the precision with which it is reached."""
-    precision, recall, _ = precision_recall_curve(*_pairs(scored, genre), drop_intermediate=True)
+    precision, recall, _ = precision_recall_curve(targets, scores, drop_intermediate=True)
     # scikit-learn ends with a made-up point of precision 1; the first real one holds from recall 0 on.
     precision[-1] = precision[-2]
     return recall[::-1], precision[::-1]
 
 
-def _roc(scored: Scored, genre: int | None) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    false, true, _ = roc_curve(*_pairs(scored, genre))
+def _roc(targets: NDArray[np.bool_], scores: NDArray[np.floating]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    false, true, _ = roc_curve(targets, scores)
     return false, true
 
 

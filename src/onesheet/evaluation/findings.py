@@ -9,20 +9,19 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-import numpy as np
-
 from onesheet.bundle import Bundle
 from onesheet.errors import DataError
-from onesheet.evaluation.bootstrap import CALIBRATION_BINS, LEVEL, RESAMPLES, SEED, Resampled, bootstrap, interval
+from onesheet.evaluation.bootstrap import LEVEL, RESAMPLES, SEED, Resampled, bootstrap, interval
 from onesheet.evaluation.colour import DESCRIPTION, ColourBaseline, colour_baseline
 from onesheet.evaluation.evaluate import Evaluation, Scored
-from onesheet.evaluation.metrics import multilabel_metrics
+from onesheet.evaluation.metrics import multilabel_metrics, reliability_bins
 from onesheet.evaluation.posters import best_and_worst
 from onesheet.evaluation.robustness import robustness
 from onesheet.evaluation.slices import cut_slices, poster_facts, slice_metrics
 from onesheet.predictor import Predictor
 
 if TYPE_CHECKING:
+    import numpy as np
     from numpy.typing import NDArray
 
 Progress: TypeAlias = Callable[[str], AbstractContextManager[Callable[[int, int | None], None]]]
@@ -91,25 +90,6 @@ def findings(evaluation: Evaluation, bundle: Bundle, options: ReportOptions, pro
         "robustness": corrupted,
         **best_and_worst(scored),
     }
-
-
-def reliability_bins(probabilities: NDArray[np.floating], targets: NDArray[np.bool_]) -> list[dict[str, Any]]:
-    """The bins of the expected calibration error: how many pairs, their mean probability, and the share that is true.
-
-    Returns:
-        `count`, `probability` and `frequency` of each; the last two are None in an empty bin.
-    """
-    exact = probabilities.ravel().astype(np.float64)
-    bin_of = np.minimum((exact * CALIBRATION_BINS).astype(int), CALIBRATION_BINS - 1)
-    columns = [np.bincount(bin_of, weights, CALIBRATION_BINS) for weights in (None, exact, targets.ravel())]
-    return [
-        {
-            "count": int(count),
-            "probability": probability / count if count else None,
-            "frequency": true / count if count else None,
-        }
-        for count, probability, true in zip(*(column.tolist() for column in columns), strict=True)
-    ]
 
 
 def shares_by_genre(targets: NDArray[np.bool_], flags: NDArray[np.bool_]) -> list[list[float | None]]:

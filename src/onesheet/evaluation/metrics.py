@@ -11,7 +11,8 @@ from sklearn.metrics import average_precision_score, precision_score, recall_sco
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-_ECE_BINS: Final = 15
+# Of the expected calibration error; equally wide.
+CALIBRATION_BINS: Final = 15
 
 
 def multilabel_metrics(
@@ -77,15 +78,35 @@ def mean_average_precision(probabilities: NDArray[np.floating], targets: NDArray
     return float(average_precision_score(targets[:, known], probabilities[:, known], average="macro"))
 
 
-def expected_calibration_error(
-    probabilities: NDArray[np.floating], targets: NDArray[np.bool_], bins: int = _ECE_BINS
-) -> float:
+def expected_calibration_error(probabilities: NDArray[np.floating], targets: NDArray[np.bool_]) -> float:
     """Expected calibration error over all (poster, genre) pairs, in equal-width bins (Guo et al., 2017)."""
-    flat = probabilities.ravel().astype(np.float64)
-    bin_of = np.minimum((flat * bins).astype(int), bins - 1)
-    sum_probability = np.bincount(bin_of, flat, bins)
-    sum_true = np.bincount(bin_of, targets.ravel(), bins)
-    return float(np.abs(sum_probability - sum_true).sum() / flat.size)
+    _, probability, true = _sums_of_bins(probabilities, targets)
+    return float(np.abs(probability - true).sum() / targets.size)
+
+
+def reliability_bins(probabilities: NDArray[np.floating], targets: NDArray[np.bool_]) -> list[dict[str, Any]]:
+    """The bins of the expected calibration error: how many pairs, their mean probability, and the share that is true.
+
+    Returns:
+        `count`, `probability` and `frequency` of each; the last two are None in an empty bin.
+    """
+    sums = (column.tolist() for column in _sums_of_bins(probabilities, targets))
+    return [
+        {
+            "count": int(count),
+            "probability": probability / count if count else None,
+            "frequency": true / count if count else None,
+        }
+        for count, probability, true in zip(*sums, strict=True)
+    ]
+
+
+def _sums_of_bins(probabilities: NDArray[np.floating], targets: NDArray[np.bool_]) -> list[NDArray[np.float64]]:
+    """Number of pairs, sum of their probabilities, and number that are true, of each bin."""
+    exact = probabilities.ravel().astype(np.float64)
+    bin_of = np.minimum((exact * CALIBRATION_BINS).astype(int), CALIBRATION_BINS - 1)
+    columns = (np.ones_like(exact), exact, targets.ravel())
+    return [np.bincount(bin_of, column, CALIBRATION_BINS).astype(np.float64) for column in columns]
 
 
 def _genre_metrics(

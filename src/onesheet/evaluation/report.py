@@ -93,7 +93,7 @@ def _figures(scored: Scored, numbers: dict[str, Any]) -> dict[str, dict[str, str
     """Every figure, by name and theme, as `data:` URIs."""
     shares = {name: np.array(rows, np.float64) for name, rows in numbers["co_occurrence"].items()}
     plots = {
-        "overview": partial(figures.overview, scored),
+        "overview": partial(figures.overview, scored.probabilities, scored.targets),
         "genres": partial(figures.precision_recall_by_genre, scored, numbers["per_genre"]),
         "reliability": partial(figures.reliability, numbers["reliability"], numbers["ece"]),
         "co_occurrence": partial(figures.co_occurrence, shares["true"], shares["answered"], scored),

@@ -10,7 +10,8 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from matplotlib.figure import Figure
 
-from onesheet.evaluation.curves import pr_figure, reliability_figure, roc_figure
+from onesheet.evaluation.figures import THEMES, overview, reliability
+from onesheet.evaluation.metrics import expected_calibration_error, reliability_bins
 from onesheet.training.tracking import log_picture
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ class Pictures(Callback):
             self._show(trainer, "train/gradients", _gradient_figure(pl_module))
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Draw ROC, precision-recall and reliability of the validation posters, every so many epochs."""
+        """Draw precision-recall, ROC and reliability of the validation posters, every so many epochs."""
         every, epoch = self._config.pictures_every, trainer.current_epoch + 1
         if (every and epoch % every == 0) or epoch == trainer.max_epochs:
             self._show_validation(trainer, pl_module)
@@ -66,10 +67,10 @@ class Pictures(Callback):
         if not trainer.is_global_zero or module.validation is None:
             return
         probabilities, truth = module.validation
-        genres = module.provenance["genres"]
-        self._show(trainer, "val/roc", roc_figure(probabilities, truth, genres))
-        self._show(trainer, "val/precision_recall", pr_figure(probabilities, truth, genres))
-        self._show(trainer, "val/reliability", reliability_figure(probabilities, truth))
+        theme = THEMES["light"]
+        bins, ece = reliability_bins(probabilities, truth), expected_calibration_error(probabilities, truth)
+        self._show(trainer, "val/curves", overview(probabilities, truth, theme))
+        self._show(trainer, "val/reliability", reliability(bins, ece, theme))
 
     def _show(self, trainer: L.Trainer, name: str, figure: Figure) -> None:
         file = self._folder / name / f"{trainer.global_step:06d}.png"

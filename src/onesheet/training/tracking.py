@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import sqlite3
 from collections.abc import Sequence
@@ -10,8 +11,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from PIL import Image
+
 from onesheet.errors import ConfigError, TrainingError
-from onesheet.evaluation.curves import to_image
 
 if TYPE_CHECKING:
     from lightning.pytorch.loggers import Logger
@@ -73,7 +75,7 @@ def log_picture(loggers: Sequence[Logger], name: str, figure: Figure, step: int)
 
     Args:
         loggers: Of the trainer.
-        name: Such as `val/roc`.
+        name: Such as `val/curves`.
         figure: The picture.
         step: Of the optimizer.
     """
@@ -85,7 +87,7 @@ def log_picture(loggers: Sequence[Logger], name: str, figure: Figure, step: int)
         elif isinstance(logger, TensorBoardLogger):
             logger.experiment.add_figure(name, figure, step, close=False)
         elif isinstance(logger, WandbLogger):
-            logger.log_image(name, [to_image(figure)])
+            logger.log_image(name, [_as_image(figure)])
 
 
 def log_outcome(loggers: Sequence[Logger], config: TrainConfig, record: RunRecord, best: Path) -> None:
@@ -113,6 +115,12 @@ def close_loggers(loggers: Sequence[Logger]) -> None:
     for logger in loggers:
         if isinstance(logger, WandbLogger):
             logger.experiment.finish()
+
+
+def _as_image(figure: Figure) -> Image.Image:
+    encoded = io.BytesIO()
+    figure.savefig(encoded, format="png", dpi=100)
+    return Image.open(encoded)
 
 
 def _open_mlflow(config: TrainConfig, mlflow: MlflowConfig, record: RunRecord) -> Logger:
