@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 SCHEMA_VERSION: Final = 1
 METADATA_FILE: Final = "bundle.json"
 MODEL_FILE: Final = "model.onnx"
+INT8_FILE: Final = "model.int8.onnx"
 REFERENCE_FILE: Final = "reference.parquet"
 CARD_FILE: Final = "MODEL_CARD.md"
 REQUIRED_FILES: Final = (MODEL_FILE, REFERENCE_FILE, CARD_FILE)
@@ -49,6 +50,7 @@ _MAX_BYTES: Final = 2 * 2**30
 _MAX_FILES: Final = 64
 
 Probability = Annotated[float, Field(ge=0, le=1)]
+Precision = Literal["fp32", "int8"]
 
 
 class DataSummary(BaseModel):
@@ -90,6 +92,7 @@ class BundleMetadata(BaseModel):
     data: DataSummary
     genres: tuple[str, ...] = Field(min_length=1)
     preprocess: PreprocessSpec
+    threshold_aim: str = Field("macro-F1", description="What the thresholds were chosen for.")
     thresholds: dict[str, Probability]
     calibration: Calibration
     metrics: dict[str, Any] = Field(description="By split; each figure with its number of posters.")
@@ -133,6 +136,18 @@ class Bundle:
     def model(self) -> bytes:
         """The ONNX graph."""
         return self.files[MODEL_FILE]
+
+    def graph(self, precision: Precision) -> bytes:
+        """The ONNX graph in a precision.
+
+        Raises:
+            BundleError: This bundle holds no int8 graph.
+        """
+        if precision == "fp32":
+            return self.model
+        if INT8_FILE not in self.files:
+            raise BundleError(f"{self.metadata.name} {self.metadata.version} holds no {INT8_FILE}; use fp32")
+        return self.files[INT8_FILE]
 
 
 def load_bundle(ref: str | Path = STARTER) -> Bundle:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 import warnings
 from importlib.metadata import version as package_version
@@ -43,6 +44,10 @@ BundleOption = Annotated[
         metavar="REF",
         help="A folder, a .tar.gz, `starter` or a gs:// address. (default: ONESHEET_BUNDLE or starter)",
     ),
+]
+PrecisionOption = Annotated[
+    Literal["fp32", "int8"] | None,
+    typer.Option(help="Graph of the bundle that answers. (default: ONESHEET_PRECISION or fp32)"),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Machine-readable output on standard output.")]
 ConfigDirOption = Annotated[Path | None, typer.Option(help="Folder with config.yaml. (default: the shipped one)")]
@@ -95,6 +100,7 @@ def predict(
     top_k: Annotated[
         int | None, typer.Option(help="How many of the most probable genres to list. (default: 5)")
     ] = None,
+    precision: PrecisionOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Tell the genres of posters.
@@ -106,7 +112,12 @@ def predict(
 
     settings = read_settings()
     limits = ImageLimits(max_bytes=settings.max_upload_bytes, max_pixels=settings.max_pixels)
-    predictor = load_predictor(bundle or settings.bundle, limits=limits, threads=settings.threads)
+    predictor = load_predictor(
+        bundle or settings.bundle,
+        limits=limits,
+        threads=settings.threads,
+        precision=precision or settings.precision,
+    )
     answers = predictor.predict_each(paths, threshold=threshold, top_k=top_k)
     failed = False
     for path, answer in zip(paths, answers, strict=True):
@@ -129,6 +140,7 @@ def predict(
 @app.command(epilog="Example: onesheet serve --port 8000, then: curl -F file=@poster.jpg localhost:8000/predict")
 def serve(
     bundle: BundleOption = None,
+    precision: PrecisionOption = None,
     host: Annotated[
         str | None, typer.Option(help="Address to listen on. (default: ONESHEET_HOST or 127.0.0.1)")
     ] = None,
@@ -140,7 +152,7 @@ def serve(
     """Serve the HTTP API."""
     from onesheet.serving import serve as run_server
 
-    given = {"bundle": bundle, "host": host, "port": port}
+    given = {"bundle": bundle, "precision": precision, "host": host, "port": port}
     run_server(read_settings(**{name: value for name, value in given.items() if value is not None}))
 
 
@@ -327,6 +339,7 @@ def evaluate(
     labels: Annotated[Path, typer.Option(help="Label file such as train.csv.")],
     images: Annotated[Path, typer.Option(help="Folder of <Id>.jpg.")],
     bundle: BundleOption = None,
+    precision: PrecisionOption = None,
     split: Annotated[
         str | None, typer.Option(help="Only this split of the manifest: train, validation or test.")
     ] = None,
@@ -361,9 +374,19 @@ def evaluate(
     if report:
         report.mkdir(parents=True, exist_ok=True)  # now, and not after minutes of work
     with progress("Predicting") as advance:
-        evaluation = run_evaluation(model, labels, images, only=only, threads=settings.threads, on_poster=advance)
+        evaluation = run_evaluation(
+            model,
+            labels,
+            images,
+            only=only,
+            threads=settings.threads,
+            precision=precision or settings.precision,
+            on_poster=advance,
+        )
     if report:
-        options = ReportOptions(split, processed, raw, posters, robustness, settings.threads)
+        options = ReportOptions(
+            split, processed, raw, posters, robustness, settings.threads, precision or settings.precision
+        )
         page, _ = write_report(evaluation, model, report, options, progress)
     if as_json:
         typer.echo(json.dumps(evaluation.to_dict()))
@@ -389,10 +412,19 @@ def export(
     version: Annotated[str | None, typer.Option(help="Of the model. (default: date and time)")] = None,
     raw: Annotated[Path | None, typer.Option(help="Raw posters. (default: as trained)")] = None,
     processed: Annotated[Path | None, typer.Option(help="Manifest's folder. (default: as trained)")] = None,
+    min_precision: Annotated[
+        float | None,
+        typer.Option(min=0, max=1, help="Say a genre only where it is right this often. (default: aim at macro-F1)"),
+    ] = None,
+    int8: Annotated[
+        bool, typer.Option("--int8/--no-int8", help="Add an int8 graph if it is faster here and hardly worse.")
+    ] = True,
 ) -> None:
     """Turn a checkpoint into a bundle; refused when torch and ONNX disagree."""
     with extra("train"):
+        from onesheet.export.card import int8_sentence
         from onesheet.export.export import export as run_export
+        from onesheet.export.quantize import MIN_SPEEDUP
     from rich.console import Console
 
     with Console(stderr=True).status("Exporting") as status:
@@ -403,6 +435,8 @@ def export(
             version=version,
             raw=raw,
             processed=processed,
+            min_precision=min_precision,
+            min_speedup=MIN_SPEEDUP if int8 else math.inf,
             on_step=lambda step: status.update(f"{step} …"),
         )
     test, parity = bundle.metadata.metrics["test"], bundle.metadata.metrics["parity"]
@@ -411,6 +445,8 @@ def export(
         f"{test['map_macro'] or 0:.3f}, F1 macro {test['f1_macro']:.3f} micro {test['f1_micro']:.3f}; "
         f"torch and ONNX within {parity['max_difference']:.1g} on {parity['posters']} posters"
     )
+    if int8:
+        typer.echo(int8_sentence(bundle.metadata.metrics["int8"]))
     typer.echo(f"next: onesheet predict POSTER --bundle {out}")
 
 
@@ -421,6 +457,7 @@ def bench(
         typer.Argument(metavar="IMAGES", help="Folder of posters. (default: made-up ones of 300 x 444 pixels)"),
     ] = None,
     bundle: BundleOption = None,
+    precision: PrecisionOption = None,
     seconds: Annotated[float, typer.Option(min=0.1, help="How long each figure is measured.")] = 3.0,
     as_json: JsonOption = False,
 ) -> None:
@@ -429,7 +466,9 @@ def bench(
     from onesheet.predictor import load_predictor
 
     settings = read_settings()
-    predictor = load_predictor(bundle or settings.bundle, threads=settings.threads)
+    predictor = load_predictor(
+        bundle or settings.bundle, threads=settings.threads, precision=precision or settings.precision
+    )
     result = run_bench(predictor, images, seconds)
     typer.echo(json.dumps(result.to_dict()) if as_json else result.to_text())
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar, cast, overload
 
 import numpy as np
 
-from onesheet.bundle import STARTER, Bundle, BundleMetadata, load_bundle
+from onesheet.bundle import STARTER, Bundle, BundleMetadata, Precision, load_bundle
 from onesheet.errors import BundleCorruptError, ImageError, InvalidRequestError
 from onesheet.image import DEFAULT_LIMITS, ImageLimits, ImageSource, Picture, load_picture
 
@@ -81,16 +81,24 @@ class Predictor:
         bundle: The model and everything that travels with it.
         limits: What is accepted as a poster.
         threads: Worker threads for lists; default: the cores that this process may use.
+        precision: Which graph of the bundle answers; int8 is faster and a little less exact.
 
     Raises:
         BundleCorruptError: The graph is not the one that a bundle promises.
+        BundleError: The bundle holds no graph of this precision.
     """
 
-    def __init__(self, bundle: Bundle, limits: ImageLimits = DEFAULT_LIMITS, threads: int | None = None) -> None:
+    def __init__(
+        self,
+        bundle: Bundle,
+        limits: ImageLimits = DEFAULT_LIMITS,
+        threads: int | None = None,
+        precision: Precision = "fp32",
+    ) -> None:
         self.metadata = bundle.metadata
         self.limits = limits
         self.threads = threads or usable_cores()
-        self._session = open_session(bundle.model)
+        self._session = open_session(bundle.graph(precision))
         _check_contract(self._session, bundle.metadata)
         self._thresholds = np.array([bundle.metadata.thresholds[genre] for genre in self.genres], dtype=np.float32)
 
@@ -227,7 +235,11 @@ class Predictor:
 
 
 def load_predictor(
-    ref: str | Path = STARTER, *, limits: ImageLimits = DEFAULT_LIMITS, threads: int | None = None
+    ref: str | Path = STARTER,
+    *,
+    limits: ImageLimits = DEFAULT_LIMITS,
+    threads: int | None = None,
+    precision: Precision = "fp32",
 ) -> Predictor:
     """Load a bundle and make it ready to answer.
 
@@ -235,11 +247,12 @@ def load_predictor(
         ref: A folder, a `.tar.gz`, `starter`, or a `gs://` address.
         limits: What is accepted as a poster.
         threads: Worker threads for lists; default: the cores that this process may use.
+        precision: `fp32`, or `int8` where the bundle holds such a graph.
 
     Raises:
         BundleError: The bundle cannot be used; its subclass says why.
     """
-    return Predictor(load_bundle(ref), limits, threads)
+    return Predictor(load_bundle(ref), limits, threads, precision)
 
 
 def map_batches(

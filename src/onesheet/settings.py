@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
@@ -12,6 +14,9 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="ONESHEET_", env_file=".env", extra="ignore", frozen=True)
 
     bundle: str = Field("starter", description="Bundle to use: a folder, a .tar.gz, `starter` or a gs:// address.")
+    precision: Literal["fp32", "int8"] = Field(
+        "fp32", description="Graph of the bundle that answers; int8 is faster and a little less exact."
+    )
     data_source: str = Field(
         "https://github.com/laxmimerit/Movies-Poster_Dataset",
         description="Where `onesheet data fetch` gets the posters when no source is named.",

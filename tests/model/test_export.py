@@ -18,7 +18,7 @@ import torch
 from onesheet import load_predictor
 from onesheet.bundle import load_bundle
 from onesheet.data.manifest import read_manifest
-from onesheet.errors import DataError, ExportError, ParityError
+from onesheet.errors import BundleError, DataError, ExportError, ParityError
 from onesheet.evaluation.evaluate import evaluate, reference_ids, split_ids
 from onesheet.export.export import export
 from onesheet.export.graph import BundleGraph
@@ -141,7 +141,7 @@ def test_thresholds_and_calibration_know_nothing_of_the_test_posters(checkpoint,
         return changed
 
     monkeypatch.setattr("onesheet.export.export.read_manifest", turned)
-    again = export(checkpoint, tmp_path / "again").metadata
+    again = export(checkpoint, tmp_path / "again", min_speedup=np.inf).metadata
     first = load_bundle(learned_bundle).metadata
     assert again.thresholds == first.thresholds
     assert again.calibration == first.calibration
@@ -187,7 +187,7 @@ def test_when_parity_fails_nothing_is_written(checkpoint, tmp_path, monkeypatch)
 
     monkeypatch.setattr("onesheet.export.export.check_parity", refuse)
     with pytest.raises(ParityError):
-        export(checkpoint, tmp_path / "out")
+        export(checkpoint, tmp_path / "out", min_speedup=np.inf)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -197,6 +197,51 @@ def test_other_posters_than_those_of_training_are_refused(checkpoint, made_up_po
     prepare(made_up_posters, tmp_path, seed=7)
     with pytest.raises(ExportError, match="not the one that this checkpoint was trained with"):
         export(checkpoint, tmp_path / "out", processed=tmp_path)
+
+
+def test_the_int8_graph_says_nearly_the_same(learned_bundle, paths, expected):
+    bundle = load_bundle(learned_bundle)
+    assert len(bundle.graph("int8")) < 0.35 * len(bundle.graph("fp32"))
+    predictions = load_predictor(learned_bundle, precision="int8").predict(paths)
+    found = np.stack([prediction.probabilities for prediction in predictions])
+    assert 0 < np.abs(found - expected).max() < 0.2
+    assert ((found > 0.5) == (expected > 0.5)).mean() > 0.95
+
+
+def test_what_int8_saves_and_costs_is_written_down(learned_bundle, made_up_posters, processed):
+    bundle = load_bundle(learned_bundle)
+    saving = bundle.metadata.metrics["int8"]
+    assert saving["left_out"] is None
+    assert saving["speedup"] > 0
+    only, labels = split_ids(processed, "test"), made_up_posters / "train.csv"
+    evaluation = evaluate(bundle, labels, made_up_posters / "Images", only=only, precision="int8")
+    assert evaluation.metrics["f1_micro"] == pytest.approx(saving["test"]["f1_micro"], abs=1e-5)
+    assert "## In 8-bit integers" in bundle.files["MODEL_CARD.md"].decode()
+
+
+def test_an_int8_graph_that_does_not_pay_is_left_out_with_the_reason(checkpoint, tmp_path):
+    bundle = export(checkpoint, tmp_path / "out", min_speedup=1000)
+    saving = bundle.metadata.metrics["int8"]
+    assert saving["left_out"].endswith("times as fast, 1000 are asked for")
+    assert set(bundle.files) == {"model.onnx", "reference.parquet", "MODEL_CARD.md"}
+    assert "8-bit" not in bundle.files["MODEL_CARD.md"].decode()
+    with pytest.raises(BundleError, match=r"holds no model\.int8\.onnx"):
+        load_predictor(tmp_path / "out", precision="int8")
+
+
+def test_an_int8_graph_that_costs_too_much_is_left_out_with_the_reason(checkpoint, tmp_path, monkeypatch):
+    monkeypatch.setattr("onesheet.export.export.MAX_LOSS", -1)
+    bundle = export(checkpoint, tmp_path / "out", min_speedup=0)
+    assert "mAP falls by" in bundle.metadata.metrics["int8"]["left_out"]
+
+
+def test_thresholds_can_aim_at_precision(checkpoint, learned_bundle, tmp_path):
+    precise = export(checkpoint, tmp_path / "out", min_precision=0.99, min_speedup=np.inf).metadata
+    assert precise.threshold_aim == "precision of at least 0.99"
+    assert "precision of at least 0.99" in (tmp_path / "out/MODEL_CARD.md").read_text()
+    usual = load_bundle(learned_bundle).metadata
+    assert usual.threshold_aim == "macro-F1"
+    assert sum(precise.thresholds.values()) > sum(usual.thresholds.values())
 
 
 def test_evaluate_agrees_with_the_bundle_on_the_test_split(learned_bundle, made_up_posters, processed):

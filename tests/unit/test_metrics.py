@@ -6,9 +6,7 @@ import numpy as np
 import pytest
 
 from onesheet.evaluation.baselines import baselines
-from onesheet.evaluation.calibration import calibrated, fit_platt
 from onesheet.evaluation.metrics import expected_calibration_error, multilabel_metrics
-from onesheet.evaluation.thresholds import choose_thresholds
 
 TARGETS = np.array([[1, 0, 0], [1, 1, 0], [0, 1, 0], [0, 0, 0]], bool)
 PROBABILITIES = np.array([[0.9, 0.2, 0.1], [0.8, 0.7, 0.1], [0.3, 0.4, 0.6], [0.1, 0.5, 0.1]])
@@ -60,39 +58,6 @@ def test_calibration_error():
     targets = np.array([[True], [False], [False], [False]])
     assert expected_calibration_error(np.full((4, 1), 0.25), targets) == pytest.approx(0)
     assert expected_calibration_error(np.full((4, 1), 1.0), targets) == pytest.approx(0.75)
-
-
-def test_platt_repairs_overconfidence():
-    random = np.random.default_rng(0)
-    logits = random.normal(-1, 1, (5000, 4))
-    targets = random.random(logits.shape) < 1 / (1 + np.exp(-logits))
-    overconfident = 3 * logits + 2
-    calibration = fit_platt(overconfident, targets)
-    assert calibration.scale[0] == pytest.approx(1 / 3, abs=0.02)
-    before = expected_calibration_error(1 / (1 + np.exp(-overconfident)), targets)
-    after = expected_calibration_error(calibrated(calibration, overconfident), targets)
-    assert after < 0.02 < before
-
-
-def test_thresholds_beat_a_flat_one_half_on_new_posters():
-    random = np.random.default_rng(1)
-    frequencies = np.array([0.5, 0.2, 0.05, 0.01])
-
-    def sample(posters: int) -> tuple[np.ndarray, np.ndarray]:
-        signal = random.normal(size=(posters, 4))
-        logits = np.log(frequencies / (1 - frequencies)) + signal
-        probabilities = 1 / (1 + np.exp(-logits))
-        return probabilities, random.random(probabilities.shape) < probabilities
-
-    validation, truth = sample(600)
-    thresholds = choose_thresholds(validation, truth, frequencies)
-    assert thresholds.shape == (4,)
-    assert ((thresholds > 0) & (thresholds < 1)).all()
-    probabilities, targets = sample(4000)
-    chosen = multilabel_metrics(probabilities, targets, probabilities >= thresholds, "ABCD")
-    flat = multilabel_metrics(probabilities, targets, probabilities >= 0.5, "ABCD")
-    assert chosen["f1_macro"] > flat["f1_macro"] + 0.05
-    assert chosen["f1_micro"] > flat["f1_micro"]
 
 
 def test_floors_never_look_at_the_poster():

@@ -32,8 +32,8 @@ def fit_platt(logits: NDArray[np.floating], targets: NDArray[np.bool_], seed: in
         targets: bool `[N, G]`.
         seed: Of the folds.
     """
-    logits = logits.astype(np.float64)
-    scale, shift = _fit(logits, targets, _choose_strength(logits, targets, seed))
+    exact = logits.astype(np.float64)
+    scale, shift = _fit(exact, targets, _choose_strength(exact, targets, seed))
     return Calibration(method="platt", scale=tuple(scale.tolist()), shift=tuple(shift.tolist()))
 
 

@@ -12,7 +12,7 @@ from sklearn.linear_model import LogisticRegression
 
 from onesheet.data.manifest import MANIFEST_FILE, Entry, Manifest, read_manifest
 from onesheet.errors import DataError
-from onesheet.evaluation.thresholds import choose_thresholds
+from onesheet.evaluation.thresholds import thresholds_for_f1
 from onesheet.image import PreprocessSpec, load_picture
 from onesheet.predictor import map_batches
 
@@ -61,7 +61,7 @@ def colour_baseline(
 ) -> ColourBaseline:
     """Fit on the manifest's training posters, choose thresholds on its validation posters, answer the evaluated ones.
 
-    Thresholds are chosen by the rule of every bundle, `choose_thresholds`; no evaluated poster takes part.
+    Thresholds are chosen by the rule of every bundle, `thresholds_for_f1`; no evaluated poster takes part.
 
     Args:
         scored: The posters to answer.
@@ -84,7 +84,7 @@ def colour_baseline(
     truth = _targets(train, scored.genres)
     probabilities = _fit_and_answer(fit_on, truth, np.concatenate([choose_on, answer_on]))
     chosen, answers = np.split(probabilities, [len(choose_on)])
-    thresholds = choose_thresholds(chosen, _targets(validation, scored.genres), truth.mean(axis=0))
+    thresholds = thresholds_for_f1(chosen, _targets(validation, scored.genres), truth.mean(axis=0))
     used = {entry.id for entry in (*train.entries, *validation.entries)}
     return ColourBaseline(
         probabilities=answers,

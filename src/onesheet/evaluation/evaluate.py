@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow.parquet as pq
 
-from onesheet.bundle import REFERENCE_FILE, Bundle
+from onesheet.bundle import REFERENCE_FILE, Bundle, Precision
 from onesheet.data.labels import Labels, find_poster, read_labels
 from onesheet.data.manifest import MANIFEST_FILE, read_manifest
 from onesheet.data.split import SPLITS
@@ -99,6 +99,7 @@ def evaluate(
     *,
     only: Collection[str] | None = None,
     threads: int | None = None,
+    precision: Precision = "fp32",
     on_poster: Callable[[int, int], None] | None = None,
 ) -> Evaluation:
     """Evaluate a bundle at its own thresholds, in memory bounded by the probabilities.
@@ -109,6 +110,7 @@ def evaluate(
         images: Folder of `<Id>.jpg`.
         only: Ids to restrict the evaluation to; default: all of the file.
         threads: Worker threads; default: the cores that this process may use.
+        precision: Which graph of the bundle answers.
         on_poster: Called with (done, total).
 
     Raises:
@@ -121,7 +123,7 @@ def evaluate(
         raise DataError(f"{labels_file.name} has no column for {', '.join(missing)}")
     wanted = [film for film in labels.by_id if only is None or film in only]
     films = [film for film in wanted if labels.by_id[film]]
-    predictor = Predictor(bundle, threads=threads)
+    predictor = Predictor(bundle, threads=threads, precision=precision)
     paths = [find_poster(images, film) for film in films]
     answered, probabilities, decisions, failed = _predict_all(predictor, paths, on_poster)
     if not answered:

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from onesheet.bundle import Bundle
+from onesheet.bundle import Bundle, Precision
 from onesheet.errors import DataError
 from onesheet.evaluation.bootstrap import LEVEL, RESAMPLES, SEED, Resampled, bootstrap, interval
 from onesheet.evaluation.colour import DESCRIPTION, ColourBaseline, colour_baseline
@@ -39,6 +39,7 @@ class ReportOptions:
         posters: Show pictures of posters; without them the report may be passed on.
         robustness: Measure corrupted posters too.
         threads: Worker threads; default: the cores that this process may use.
+        precision: Which graph of the bundle answers.
     """
 
     split: str | None
@@ -47,6 +48,7 @@ class ReportOptions:
     posters: bool = True
     robustness: bool = True
     threads: int | None = None
+    precision: Precision = "fp32"
 
 
 def findings(evaluation: Evaluation, bundle: Bundle, options: ReportOptions, progress: Progress) -> dict[str, Any]:
@@ -62,7 +64,7 @@ def findings(evaluation: Evaluation, bundle: Bundle, options: ReportOptions, pro
         ImageError: A poster that was scored cannot be read any more.
     """
     scored = evaluation.scored
-    predictor = Predictor(bundle, threads=options.threads)
+    predictor = Predictor(bundle, threads=options.threads, precision=options.precision)
     resampled = bootstrap(scored.probabilities, scored.targets, scored.decisions)
     colour = _colour_histogram(evaluation, bundle, resampled, options, predictor.threads, progress)
     with progress("Measuring posters") as advance:

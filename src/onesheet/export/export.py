@@ -11,16 +11,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from onesheet.bundle import CARD_FILE, MODEL_FILE, REFERENCE_FILE, Bundle, Calibration, write_bundle
+from onesheet.bundle import CARD_FILE, INT8_FILE, MODEL_FILE, REFERENCE_FILE, Bundle, Calibration, write_bundle
 from onesheet.data.manifest import MANIFEST_FILE, Manifest, read_manifest
 from onesheet.errors import ExportError
 from onesheet.evaluation.baselines import baselines
 from onesheet.evaluation.calibration import calibrated, fit_platt
 from onesheet.evaluation.metrics import multilabel_metrics
-from onesheet.evaluation.thresholds import choose_thresholds
+from onesheet.evaluation.thresholds import thresholds_for_f1, thresholds_for_precision
 from onesheet.export.card import model_card
 from onesheet.export.graph import BundleGraph, to_onnx
 from onesheet.export.parity import MIN_POSTERS, check_parity
+from onesheet.export.quantize import CALIBRATION_POSTERS, MAX_LOSS, MIN_SPEEDUP, quantize, speedup
 from onesheet.export.reference import reference_table
 from onesheet.image import Picture, PreprocessSpec
 from onesheet.predictor import INPUT, OUTPUTS, map_batches, open_session, usable_cores
@@ -52,6 +53,7 @@ class _Decision:
 
     calibration: Calibration
     thresholds: NDArray[np.float64]
+    aim: str
     frequencies: NDArray[np.float64]
 
 
@@ -63,6 +65,8 @@ def export(
     version: str | None = None,
     raw: Path | None = None,
     processed: Path | None = None,
+    min_precision: float | None = None,
+    min_speedup: float = MIN_SPEEDUP,
     on_step: Callable[[str], None] | None = None,
 ) -> Bundle:
     """Turn a checkpoint into a bundle.
@@ -76,6 +80,9 @@ def export(
         version: Default: the date and time of the export.
         raw: Folder of the raw posters; default: where training found them.
         processed: Folder of the manifest; default: where training found it.
+        min_precision: How often a genre that is said shall be right, 0-1; default: thresholds aim at macro-F1.
+        min_speedup: How many times faster an int8 graph has to be to travel along; it must not cost more than 0.005
+            mAP either. Infinity does not even try.
         on_step: Called with a sentence as each step begins.
 
     Raises:
@@ -93,7 +100,7 @@ def export(
     test = _read(manifest.split("test"), spec)
 
     begin("Choosing calibration and thresholds on the validation posters")
-    decision = _decide(checkpoint, manifest, validation)
+    decision = _decide(checkpoint, manifest, validation, min_precision)
 
     begin("Exporting to ONNX, and comparing it with torch on real posters")
     model, parity = _convert(checkpoint, decision, manifest, spec)
@@ -106,13 +113,20 @@ def export(
         "baselines": baselines(decision.frequencies, test.manifest.targets(), manifest.genres),
         "parity": parity,
     }
-    metadata = _metadata(checkpoint, manifest, spec, decision, metrics)
-    metadata |= {"name": name or metadata["name"], "version": version or metadata["version"]}
     files = {
         MODEL_FILE: model,
         REFERENCE_FILE: reference_table(validation.manifest.entries, validation.pictures, probabilities, embeddings),
-        CARD_FILE: model_card(metadata, len(model)).encode(),
     }
+    if min_speedup < np.inf:
+        begin("Quantizing, and measuring what that saves and costs")
+        quantized = quantize(model, _read(_first(manifest.split("train"), CALIBRATION_POSTERS), spec).pixels)
+        metrics["int8"] = _saving(model, quantized, validation, test, decision, metrics["validation"], min_speedup)
+        if metrics["int8"]["left_out"] is None:
+            files[INT8_FILE] = quantized
+
+    metadata = _metadata(checkpoint, manifest, spec, decision, metrics)
+    metadata |= {"name": name or metadata["name"], "version": version or metadata["version"]}
+    files[CARD_FILE] = model_card(metadata, {name: len(content) for name, content in files.items()}).encode()
     return write_bundle(metadata, files, out)
 
 
@@ -127,7 +141,7 @@ def _training_manifest(checkpoint: Checkpoint, raw: Path | None, processed: Path
     return manifest
 
 
-def _first_usable(manifest: Manifest, count: int) -> Manifest:
+def _first(manifest: Manifest, count: int) -> Manifest:
     usable = tuple(entry for entry in manifest.entries if entry.split is not None)
     return replace(manifest, entries=usable[:count])
 
@@ -141,7 +155,7 @@ def _read(manifest: Manifest, spec: PreprocessSpec) -> _Posters:
     return _Posters(manifest, list(pictures))
 
 
-def _decide(checkpoint: Checkpoint, manifest: Manifest, validation: _Posters) -> _Decision:
+def _decide(checkpoint: Checkpoint, manifest: Manifest, validation: _Posters, min_precision: float | None) -> _Decision:
     with torch.inference_mode():
         batches = torch.split(torch.from_numpy(validation.pixels), _BATCH)
         logits = torch.cat([checkpoint.network(batch)[0] for batch in batches]).numpy()
@@ -149,8 +163,13 @@ def _decide(checkpoint: Checkpoint, manifest: Manifest, validation: _Posters) ->
     counts = checkpoint.provenance["genre_counts"]
     frequencies = np.array([counts[genre] for genre in manifest.genres]) / manifest.counts()["train"]
     calibration = fit_platt(logits, targets)
-    thresholds = choose_thresholds(calibrated(calibration, logits), targets, frequencies)
-    return _Decision(calibration, thresholds, frequencies)
+    probabilities = calibrated(calibration, logits)
+    if min_precision is None:
+        aim, thresholds = "macro-F1", thresholds_for_f1(probabilities, targets, frequencies)
+    else:
+        aim = f"precision of at least {min_precision:g}"
+        thresholds = thresholds_for_precision(probabilities, targets, min_precision)
+    return _Decision(calibration, thresholds, aim, frequencies)
 
 
 def _convert(
@@ -159,7 +178,7 @@ def _convert(
     """The network as ONNX, and how near it is to torch."""
     graph = BundleGraph(checkpoint.network, decision.calibration)
     model = to_onnx(graph, spec)
-    posters = _read(_first_usable(manifest, _PARITY_POSTERS), spec)
+    posters = _read(_first(manifest, _PARITY_POSTERS), spec)
     return model, {"max_difference": check_parity(graph, model, posters.pixels), "posters": len(posters.pictures)}
 
 
@@ -172,6 +191,30 @@ def _run(model: bytes, pixels: NDArray[np.uint8]) -> tuple[NDArray[np.float32], 
 
     outputs = list(map_batches(run, pixels, usable_cores(), _BATCH))
     return np.stack([row[0] for row in outputs]), np.stack([row[1] for row in outputs])
+
+
+def _saving(
+    model: bytes,
+    quantized: bytes,
+    validation: _Posters,
+    test: _Posters,
+    decision: _Decision,
+    exact: dict[str, Any],
+    min_speedup: float,
+) -> dict[str, Any]:
+    """What the int8 graph saves and costs, and in `left_out` why it does not pay. Validation posters decide."""
+    gained = speedup(model, quantized, validation.pixels)
+    on_validation, on_test = (
+        _measure(_run(quantized, posters.pixels)[0], posters.manifest, decision.thresholds)
+        for posters in (validation, test)
+    )
+    lost = (exact["map_macro"] or 0) - (on_validation["map_macro"] or 0)
+    left_out = None
+    if gained < min_speedup:
+        left_out = f"{gained:.2f} times as fast, {min_speedup:g} are asked for"
+    elif lost > MAX_LOSS:
+        left_out = f"mAP falls by {lost:.3f} on the validation posters, {MAX_LOSS:g} are allowed"
+    return {"left_out": left_out, "speedup": gained, "validation": on_validation, "test": on_test}
 
 
 def _measure(probabilities: NDArray[np.float32], manifest: Manifest, thresholds: NDArray[np.float64]) -> dict[str, Any]:
@@ -201,6 +244,7 @@ def _metadata(
         },
         "genres": manifest.genres,
         "preprocess": asdict(spec),
+        "threshold_aim": decision.aim,
         "thresholds": dict(zip(manifest.genres, decision.thresholds.tolist(), strict=True)),
         "calibration": decision.calibration.model_dump(),
         "metrics": metrics,

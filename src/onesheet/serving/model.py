@@ -108,7 +108,9 @@ class ModelService:
 
     def _load(self) -> Predictor:
         limits = ImageLimits(max_bytes=self._settings.max_upload_bytes, max_pixels=self._settings.max_pixels)
-        return load_predictor(self._settings.bundle, limits=limits, threads=self._settings.threads)
+        return load_predictor(
+            self._settings.bundle, limits=limits, threads=self._settings.threads, precision=self._settings.precision
+        )
 
     def _use(self, predictor: Predictor) -> None:
         self._workers = CapacityLimiter(predictor.threads)
