@@ -257,9 +257,14 @@ def test_a_compiled_network_keeps_the_names_of_its_weights(configure, tmp_path):
     assert load_checkpoint(result.last).epoch == 1
 
 
-def test_a_student_learns_from_its_teachers(configure, checkpoint, tmp_path):
-    """With all weight on a teacher that knows the posters, the truth is not needed."""
-    lesson = (f"loss.teachers=[{checkpoint}]", "loss.teacher_weight=1", "augment=none", "trainer.epochs=8")
+def test_a_student_learns_from_its_teachers(configure, checkpoint, learned_bundle, tmp_path):
+    """With all weight on teachers that know the posters, the truth is not needed."""
+    lesson = (
+        f"loss.teachers=[{checkpoint},{learned_bundle}]",
+        "loss.teacher_weight=1",
+        "augment=none",
+        "trainer.epochs=8",
+    )
     assert train(configure(tmp_path / "student", *lesson)).map_macro > 0.85
 
 

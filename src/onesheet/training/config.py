@@ -80,7 +80,8 @@ class LossConfig:
         clip: Probability below which an absent genre costs nothing; for asymmetric.
         balance: Weights genres by their effective number of posters (beta of Cui et al., 2019); 0 treats all alike.
         smoothing: How far the truth is moved towards the genres' frequencies.
-        teachers: Checkpoints whose averaged probabilities are learned beside the truth (distillation).
+        teachers: Checkpoints (`.ckpt`) or bundles whose averaged probabilities are learned beside the truth
+            (distillation).
         teacher_weight: Share of the teachers in the target.
     """
 
