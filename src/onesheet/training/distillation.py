@@ -108,4 +108,6 @@ def _seen(teacher: _Teacher, manifest: Manifest, rows: range) -> NDArray[np.floa
         lambda batch: [manifest.load(entry, teacher.spec).pixels for entry in batch], entries, usable_cores()
     )
     images = np.stack(list(pixels))
-    return (teacher.answer(images) + teacher.answer(np.ascontiguousarray(images[:, :, ::-1]))) / 2
+    views = np.stack([teacher.answer(view) for view in (images, np.ascontiguousarray(images[:, :, ::-1]))])
+    mean: NDArray[np.float32] = views.mean(axis=0, dtype=np.float32)
+    return mean
