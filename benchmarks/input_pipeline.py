@@ -26,8 +26,8 @@ from onesheet.training.config import TrainConfig
 from onesheet.training.module import GenreModule
 from onesheet.training.network import PosterNet
 
-ROUNDS = 7
-STEPS = 12
+ROUNDS = 21
+STEPS = 6
 
 
 def main() -> None:

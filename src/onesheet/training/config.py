@@ -143,7 +143,7 @@ class TrainerConfig:
         log_every: Steps between two points of the training series.
         progress: Show a progress bar.
         profiler: `none`, `cprofile` (for snakeviz) or `pytorch` (for TensorBoard).
-        profile_batches: Training ends after so many batches when it is profiled.
+        profile_batches: Training ends after so many batches of the first epoch when it is profiled.
     """
 
     epochs: int = 30

@@ -54,7 +54,7 @@ def build_trainer(config: TrainConfig, loggers: Sequence[Logger], extra: Sequenc
     profiled = config.trainer.profiler != "none"
     try:
         return L.Trainer(
-            max_epochs=config.trainer.epochs,
+            max_epochs=1 if profiled else config.trainer.epochs,
             limit_train_batches=config.trainer.profile_batches if profiled else None,
             accelerator=config.trainer.accelerator,
             devices=config.trainer.devices,
