@@ -133,7 +133,9 @@ def test_what_serves_imports_nothing_that_trains(name: str) -> None:
     assert not forbidden
 
 
-@pytest.mark.parametrize("name", [name for name in MODULES if name not in ("onesheet.cli", "onesheet.__main__")])
+@pytest.mark.parametrize(
+    "name", [name for name in MODULES if name != "onesheet.__main__" and not name.startswith("onesheet.cli")]
+)
 def test_nothing_imports_the_command_line(name: str) -> None:
     assert "onesheet.cli" not in direct_imports(name)
 

@@ -1,0 +1,77 @@
+"""`onesheet data`: get the posters, build the manifest, describe it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from onesheet.cli.options import PROCESSED, RAW, ProcessedOption, RawOption
+from onesheet.console import complain, extra, printable, progress, read_settings
+
+app = typer.Typer(no_args_is_help=True, help="Get the posters; build the manifest; describe it.")
+
+
+@app.command(epilog="Example: onesheet data fetch gs://my-bucket/posters --out data/raw")
+def fetch(
+    source: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="SOURCE",
+            help="A folder, a git address, kaggle:OWNER/NAME or gs://BUCKET/FOLDER "
+            "(default: ONESHEET_DATA_SOURCE or the public Movies-Poster_Dataset on GitHub)",
+        ),
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder to fill.")] = RAW,
+    force: Annotated[bool, typer.Option("--force", help="Fetch again even if it is already there.")] = False,
+) -> None:
+    """Get the posters: resumable, verified, and never half a data set under the final name."""
+    with extra("data"):
+        from onesheet.data.fetch import fetch as run_fetch
+    with progress("Fetching") as advance:
+        receipt = run_fetch(
+            source or read_settings().data_source,
+            out,
+            force=force,
+            progress=lambda state: advance(state.done_files, state.total_files),
+        )
+    typer.echo(f"{out}: {receipt.files} files, {receipt.bytes / 1e6:.1f} MB, {receipt.rows} labelled rows")
+    if receipt.missing:
+        complain(f"{receipt.missing} labelled posters are missing at the source")
+
+
+@app.command(epilog="Example: onesheet data prepare --seed 7")
+def prepare(
+    raw: RawOption = RAW,
+    out: Annotated[Path, typer.Option(help="Folder for the manifest.")] = PROCESSED,
+    seed: Annotated[int, typer.Option(min=0, help="Of the split.")] = 42,
+) -> None:
+    """Look at every poster, set the bad ones aside, and split the good ones by film."""
+    with extra("data"):
+        from onesheet.data.prepare import prepare as run_prepare
+    with progress("Inspecting posters") as advance:
+        manifest = run_prepare(raw, out, seed, advance)
+    counts = ", ".join(f"{count} {name}" for name, count in manifest.counts().items())
+    typer.echo(f"{out}/manifest.parquet: {counts}; fingerprint {manifest.fingerprint[:16]}")
+    for entry in manifest.entries:
+        if entry.split is None:
+            typer.echo(f"  quarantined {printable(Path(entry.path))}: {'; '.join(entry.problems)}")
+
+
+@app.command(epilog="Example: onesheet data stats --out reports/data")
+def stats(
+    raw: RawOption = RAW,
+    processed: ProcessedOption = PROCESSED,
+    out: Annotated[Path, typer.Option(help="Folder for the figures.")] = Path("outputs/data-stats"),
+) -> None:
+    """Describe the posters: a table, and figures."""
+    with extra("data"):
+        from onesheet.data.manifest import MANIFEST_FILE, read_manifest
+        from onesheet.data.stats import genre_table, write_figures
+    from rich.console import Console
+
+    manifest = read_manifest(processed / MANIFEST_FILE, raw)
+    Console().print(genre_table(manifest))
+    for figure in write_figures(manifest, out):
+        typer.echo(figure)
