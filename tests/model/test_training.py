@@ -212,6 +212,24 @@ def test_an_error_in_one_of_two_processes_is_told_in_one_line(configure, tmp_pat
         train(config)
 
 
+def test_muon_learns_and_resumes_as_adamw_does(configure, tmp_path):
+    muon = ("optimizer=muon", "augment.mixup=0", "augment.erase=0")
+    unbroken = train(configure(tmp_path / "unbroken", *muon, "trainer.epochs=3"))
+    assert unbroken.map_macro > 0.8
+    broken = configure(tmp_path / "broken", *muon, "trainer.epochs=3")
+
+    class Stop(Callback):
+        def on_train_epoch_start(self, trainer, pl_module):
+            if trainer.current_epoch == 2:
+                raise ConnectionError
+
+    with pytest.raises(ConnectionError):
+        train(broken, callbacks=[Stop()])
+    resumed = train(dataclasses.replace(broken, resume=True))
+    one, other = (torch.load(run.last, weights_only=True)["state_dict"] for run in (unbroken, resumed))
+    assert all(torch.equal(tensor, other[name]) for name, tensor in one.items())
+
+
 def test_a_run_without_progress_stops_early(configure, tmp_path):
     result = train(configure(tmp_path / "run", "trainer.epochs=30", "trainer.patience=2", "optimizer.lr=0"))
     assert load_checkpoint(result.last).epoch < 10

@@ -67,6 +67,7 @@ _RANGES: Final = {
     "logger.gradients_every": (0, math.inf),
 }
 _CHOICES: Final = {
+    "optimizer.name": ("adamw", "muon"),
     "loss.name": ("bce", "focal", "asymmetric"),
     "trainer.profiler": ("none", "cprofile", "pytorch"),
 }

@@ -54,15 +54,18 @@ class ModelConfig:
 
 @dataclass
 class OptimizerConfig:
-    """AdamW with a linear warm-up and a cosine down to nothing.
+    """A linear warm-up and a cosine down to nothing.
 
     Attributes:
+        name: `adamw`, or `muon`: orthogonal steps for convolutions and matrices (Jordan et al., 2024), AdamW for the
+            rest. A step of Muon costs more and learns more; both take the same learning rates.
         lr: Peak learning rate of the head.
         backbone_lr_factor: The backbone learns at this share of it; below 1 spares pretrained weights.
         weight_decay: Of weights, not of biases and normalisation.
         warmup: Share of all steps.
     """
 
+    name: str = "adamw"
     lr: float = 1e-3
     backbone_lr_factor: float = 1.0
     weight_decay: float = 0.05

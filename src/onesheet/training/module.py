@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 import lightning as L
@@ -11,6 +12,7 @@ import numpy as np
 import torch
 from lightning.pytorch.utilities import grad_norm
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
+from timm.optim.muon import Muon
 from torch import Tensor, distributed
 from torch.nn.functional import binary_cross_entropy_with_logits
 
@@ -26,6 +28,12 @@ if TYPE_CHECKING:
     from onesheet.training.network import PosterNet
 
 _VALIDATION_SERIES = ("f1_macro", "f1_micro", "f1_samples", "auroc_macro", "hamming_loss", "exact_match", "ece")
+
+# With the step of Muon scaled to that of AdamW, learning rates mean the same.
+_OPTIMIZERS: Final[dict[str, Callable[..., torch.optim.Optimizer]]] = {
+    "adamw": torch.optim.AdamW,
+    "muon": partial(Muon, nesterov=True, adjust_lr_fn="match_rms_adamw"),
+}
 
 # Progressive resizing: share of the epochs after which pictures have their full size, and the steps that they grow by.
 _GROWING: Final = 0.75
@@ -144,9 +152,9 @@ class GenreModule(L.LightningModule):
         self.log("val/map_macro", mean_average_precision(probabilities, truth) or 0.0, prog_bar=True)
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
-        """AdamW; linear warm-up, then a cosine down to nothing, step by step."""
+        """Linear warm-up, then a cosine down to nothing, step by step."""
         config = self.config.optimizer
-        optimizer = torch.optim.AdamW(self._parameter_groups(), lr=config.lr)
+        optimizer = _OPTIMIZERS[config.name](self._parameter_groups(), lr=config.lr)
         steps = int(self.trainer.estimated_stepping_batches)
         schedule = torch.optim.lr_scheduler.LambdaLR(
             optimizer, lambda step: _warmup_cosine(step, steps, round(config.warmup * steps))
