@@ -9,15 +9,17 @@ import subprocess
 import sys
 import time
 import urllib.request
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from lightning.pytorch.callbacks import Callback
 from typer.testing import CliRunner
 
 from onesheet.cli import app
 from onesheet.errors import ConfigError, TrainingError
 from onesheet.training.run import train
-from onesheet.training.runs import find_baseline, list_runs, runs_markdown
+from onesheet.training.runs import Run, find_baseline, list_runs, runs_markdown
 
 VALIDATION = {
     "val/loss",
@@ -91,9 +93,35 @@ def test_mlflow_holds_pictures_and_the_record(tracked):
     assert record["loggers"] == {"mlflow": run.info.run_id}
 
 
+def test_a_run_notes_where_it_is_tracked_before_anything_can_kill_it(configure, tmp_path):
+    noted = {}
+
+    class Look(Callback):
+        def on_train_start(self, trainer, pl_module):
+            noted.update(json.loads((tmp_path / "run/run.json").read_text()))
+
+    store = f"logger.mlflow.uri=sqlite:///{tmp_path}/store.db"
+    config = configure(
+        tmp_path / "run", "logger=mlflow", store, f"logger.mlflow.artifacts={tmp_path}", "trainer.epochs=1"
+    )
+    train(config, callbacks=[Look()])
+    (run,) = list_runs(f"sqlite:///{tmp_path}/store.db", "onesheet")
+    assert noted["status"] == "running"
+    assert list(noted["loggers"]) == ["mlflow"]
+    assert run.status == "FINISHED"
+
+
 def test_a_resumed_run_goes_on_in_the_same_mlflow_run(tracked):
     client, run = _stored_run(tracked, "second")
     assert len(client.get_metric_history(run.info.run_id, "val/map_macro")) == 3
+
+
+def test_what_a_run_tried_includes_what_the_baseline_never_named():
+    """But not knobs that came later, where they stand as they always did."""
+    now = datetime.now(UTC)
+    baseline = Run("base", "FINISHED", now, {"optimizer.lr": "0.001"}, {}, 1.0)
+    tried = {"optimizer.lr": "0.001", "model.options.global_pool": "max", "trainer.start_scale": "1.0"}
+    assert Run("run", "FINISHED", now, tried, {}, 1.0).changes(baseline) == ["model.options.global_pool=max"]
 
 
 def test_tensorboard_has_the_same_series_and_pictures(tracked):

@@ -108,8 +108,9 @@ def train_here(
     loggers: list[Logger] = []
     try:
         with _recorded(config, manifest) as record, without_chatter(), _explaining_interruption(run_dir):
-            # The first process writes for all.
-            loggers += open_loggers(config, record) if rank() == 0 else []
+            if rank() == 0:  # the first process writes for all
+                loggers += open_loggers(config, record)
+                write_record(record, run_dir)  # now, so that a killed run finds its way back to its series
             trainer = build_trainer(config, loggers, callbacks)
             with _profiled(config):
                 trainer.fit(module, posters, ckpt_path=run_dir / LAST if config.resume else None)

@@ -5,19 +5,20 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from typing import Final
+from typing import Any, Final
 
 from rich.table import Table
 
 from onesheet.errors import TrainingError
+from onesheet.training.config import TrainConfig
 from onesheet.training.tracking import open_mlflow_store
 
 MAX_RUNS: Final = 1000
 
 # Where a run lies says nothing of what it tried.
-_NO_DIFFERENCE: Final = ("name", "run_dir", "resume", "logger", "trainer/progress", "trainer/log_every")
+_NO_DIFFERENCE: Final = ("name", "run_dir", "resume", "logger", "trainer.progress", "trainer.log_every")
 _FIGURES: Final = {"map_macro": "mAP", "f1_macro": "F1 macro", "f1_micro": "F1 micro", "auroc_macro": "AUROC"}
 
 
@@ -43,10 +44,12 @@ class Run:
 
     def changes(self, baseline: Run) -> list[str]:
         """What this run tried that the baseline did not, as overrides."""
+        # A knob that the baseline does not know came later: there it stood at its default.
+        known = _flat(asdict(TrainConfig(run_dir=""))) | baseline.parameters
         return [
             f"{key}={value}"
             for key, value in sorted(self.parameters.items())
-            if baseline.parameters.get(key, value) != value and not key.startswith(_NO_DIFFERENCE)
+            if known.get(key) != value and not key.startswith(_NO_DIFFERENCE)
         ]
 
 
@@ -142,8 +145,12 @@ def show_store(uri: str, host: str, port: int) -> int:
     return subprocess.run(command, check=False).returncode
 
 
-def _below(prefix: str, metrics: Mapping[str, float]) -> dict[str, float]:
-    return {name.removeprefix(prefix): value for name, value in metrics.items() if name.startswith(prefix)}
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """Nested values by dotted key, as the store writes them."""
+    flat: dict[str, str] = {}
+    for key, value in values.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": str(value)}
+    return flat
 
 
 def _best_first(runs: Sequence[Run]) -> list[Run]:
