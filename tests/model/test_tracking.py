@@ -146,7 +146,9 @@ def test_runs_are_listed_best_first_with_what_they_tried(tracked):
     assert [run.name for run in runs] == ["first", "second"]
     baseline = find_baseline(runs, None)
     assert runs[1].changes(baseline) == ["augment.flip=0.0", "optimizer.lr=0.001", "trainer.epochs=2"]
-    lines = runs_markdown(runs, baseline).splitlines()
+    page = runs_markdown(runs, baseline)
+    assert "differently from `first`" in page
+    lines = page[page.index("| run |") :].splitlines()
     assert len(lines) == 4
     assert "| `augment.flip=0.0` `optimizer.lr=0.001` `trainer.epochs=2` |" in "".join(lines)
     scores = [float(line.split("|")[3]) for line in lines[2:]]

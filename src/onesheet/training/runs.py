@@ -21,6 +21,15 @@ MAX_RUNS: Final = 1000
 _NO_DIFFERENCE: Final = ("name", "run_dir", "resume", "logger", "trainer.progress", "trainer.log_every")
 _FIGURES: Final = {"map_macro": "mAP", "f1_macro": "F1 macro", "f1_micro": "F1 micro", "auroc_macro": "AUROC"}
 
+_HEAD: Final = """\
+# Runs
+
+Made by `onesheet runs list --markdown FILE`. Metrics of the best epoch on the validation posters; F1 at one threshold
+for all genres (`trainer.threshold`), while a bundle gets thresholds of its own. What a run tried is what it did
+differently from `{baseline}`.
+
+"""
+
 
 @dataclass(frozen=True, slots=True)
 class Run:
@@ -113,9 +122,13 @@ def runs_table(runs: Sequence[Run], baseline: Run) -> Table:
 
 
 def runs_markdown(runs: Sequence[Run], baseline: Run) -> str:
-    """Finished runs, best first, as a table for the docs."""
+    """Finished runs, best first, as a page for the docs."""
     headings = ["run", "what it tried", *_FIGURES.values(), "best epoch", "minutes"]
-    rows = ["| " + " | ".join(headings) + " |", "|---|---|" + "---:|" * (len(headings) - 2)]
+    rows = [
+        *_HEAD.format(baseline=baseline.name).splitlines(),
+        "| " + " | ".join(headings) + " |",
+        "|---|---|" + "---:|" * (len(headings) - 2),
+    ]
     for run in _best_first(runs):
         if run.status == "FINISHED":
             tried = " ".join(f"`{change}`" for change in run.changes(baseline)) or "the baseline"
