@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import socket
@@ -116,6 +117,15 @@ def test_a_resumed_run_goes_on_in_the_same_mlflow_run(tracked):
     assert len(client.get_metric_history(run.info.run_id, "val/map_macro")) == 3
 
 
+def test_a_run_that_is_tracked_only_from_its_second_half_on_says_what_it_tried(configure, tmp_path):
+    store = (f"logger.mlflow.uri=sqlite:///{tmp_path}/store.db", f"logger.mlflow.artifacts={tmp_path}")
+    train(configure(tmp_path / "run", "trainer.epochs=1"))
+    config = configure(tmp_path / "run", "logger=mlflow", *store, "trainer.epochs=2")
+    train(dataclasses.replace(config, resume=True))
+    (run,) = list_runs(f"sqlite:///{tmp_path}/store.db", "onesheet")
+    assert run.parameters["optimizer.lr"] == "0.002"
+
+
 def test_what_a_run_tried_includes_what_the_baseline_never_named():
     """But not knobs that came later, where they stand as they always did."""
     now = datetime.now(UTC)
@@ -160,7 +170,9 @@ def test_the_command_writes_the_table(tracked, tmp_path):
     result = CliRunner().invoke(app, ["runs", "list", *arguments])
     assert result.exit_code == 0, result.output
     assert "second" in result.output
-    assert (tmp_path / "docs/table.md").read_text().count("\n") == 4
+    lines = (tmp_path / "docs/table.md").read_text().splitlines()
+    assert lines[0] == "# Runs"
+    assert [line.split("|")[1].strip() for line in lines[-2:]] == ["first", "second"]
 
 
 @pytest.mark.parametrize(("experiment", "reason"), [("none", "there are: Default, onesheet")])

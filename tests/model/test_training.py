@@ -76,6 +76,7 @@ def test_a_run_that_was_cut_off_can_be_resumed(configure, tmp_path, how, devices
     together = (f"trainer.devices={devices}", "trainer.accelerator=cpu")
     with _training(configure(run_dir), "trainer.epochs=500", *together) as process:
         _wait_until((run_dir / "last.ckpt").exists, process)
+        time.sleep(0.2)  # while the file is still being closed, Python may lose a Ctrl-C in its destructor
         os.killpg(process.pid, how)
         _, errors = process.communicate(timeout=60)
     if how is signal.SIGINT:

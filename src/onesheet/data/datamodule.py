@@ -161,6 +161,8 @@ class PosterDataModule(L.LightningDataModule):
             drop_last=drop_last,
             num_workers=self._config.workers,
             persistent_workers=self._config.workers > 0,
+            # Not forked: this process has threads, whose locks a copy would inherit.
+            multiprocessing_context="spawn" if self._config.workers else None,
             collate_fn=_as_it_is,
             pin_memory=torch.cuda.is_available(),
         )

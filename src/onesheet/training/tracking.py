@@ -38,6 +38,7 @@ def open_loggers(config: TrainConfig, record: RunRecord) -> list[Logger]:
 
     run_dir = Path(config.run_dir)
     loggers: list[Logger] = []
+    begun = "mlflow" in record.loggers
     if config.logger.csv:
         loggers.append(CSVLogger(run_dir, name=METRICS_FOLDER))
     if config.logger.tensorboard:
@@ -48,7 +49,7 @@ def open_loggers(config: TrainConfig, record: RunRecord) -> list[Logger]:
         loggers.append(_open_wandb(config, config.logger.wandb, record))
     for logger in loggers:
         # MLflow holds a run to the parameters that it began with.
-        if not (config.resume and isinstance(logger, MLFlowLogger)):
+        if not (begun and isinstance(logger, MLFlowLogger)):
             logger.log_hyperparams(asdict(config))
     return loggers
 
