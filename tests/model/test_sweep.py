@@ -14,10 +14,12 @@ from pathlib import Path
 import optuna
 import pytest
 import yaml
+from matplotlib.figure import Figure
 from typer.testing import CliRunner
 
 from onesheet.cli import app
 from onesheet.errors import ConfigError
+from onesheet.training import ranking
 from onesheet.training.compose import compose_config, default_config_dir
 from onesheet.training.ranking import ranked, write_ranking
 from onesheet.training.searchspace import SearchSpace, read_search_space
@@ -76,6 +78,22 @@ def test_eight_trials_by_two_workers_on_one_store(sweep, tmp_path):
         rows = list(csv.DictReader(file))
     assert [row["rank"] for row in rows] == [str(rank) for rank in range(1, 9)]
     assert float(rows[0]["value"]) == pytest.approx(complete[0].value)
+
+
+def test_what_made_trials_fall_behind_is_what_mattered(tmp_path, monkeypatch):
+    """Every trial with large batches was given up; among the others the size of a batch explains nothing."""
+    shown = {}
+    monkeypatch.setattr(ranking, "_importance_figure", lambda importance: shown.update(importance) or Figure())
+    study = optuna.create_study(direction="maximize")
+    for number in range(16):
+        trial = study.ask()
+        large = trial.suggest_categorical("data.batch_size", [32, 512]) == 512
+        trial.suggest_float("optimizer.lr", 1e-4, 1e-2, log=True)
+        value = (0.1 if large else 0.2) + number / 10_000
+        trial.report(value, 1)
+        study.tell(trial, **({"state": optuna.trial.TrialState.PRUNED} if large else {"values": value}))
+    write_ranking(study, tmp_path)
+    assert shown["data.batch_size"] > 0.9
 
 
 def test_a_sweep_goes_on_where_it_was(sweep):

@@ -6,6 +6,7 @@ import csv
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
 import optuna
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
@@ -31,7 +32,7 @@ def ranked_table(study: optuna.Study, rows: int = 20) -> Table:
     table = Table(title=f"{study.study_name}: {len(ranked(study))} trials")
     short = [name.rpartition(".")[2] for name in parameters]
     for heading in ("#", "trial", "value", "state", "epochs", *short):
-        table.add_column(heading, justify="left" if heading == "state" else "right")
+        table.add_column(heading, justify="left" if heading == "state" else "right", overflow="fold")
     for rank, trial in enumerate(ranked(study)[:rows], start=1):
         row = _row(trial, parameters)
         table.add_row(str(rank), *(f"{cell:.3g}" if isinstance(cell, float) else str(cell) for cell in row))
@@ -77,11 +78,21 @@ def _value(trial: FrozenTrial) -> float:
 
 
 def _importance(study: optuna.Study) -> dict[str, float]:
-    """Share of the variation that each parameter explains (fANOVA, Hutter et al., 2014); empty if it cannot be told."""
-    values = {trial.value for trial in study.get_trials(states=(TrialState.COMPLETE,), deepcopy=False)}
-    if len(values) < 2:
+    """Share of the variation that each parameter explains (fANOVA, Hutter et al., 2014); empty if it cannot be told.
+
+    Trials that were given up count with their last value: what made them fall behind is what mattered most.
+    """
+    told = optuna.create_study(direction=study.direction)
+    told.add_trials(
+        [
+            optuna.trial.create_trial(value=_value(trial), params=trial.params, distributions=trial.distributions)
+            for trial in ranked(study)
+            if np.isfinite(_value(trial))
+        ]
+    )
+    if len({trial.value for trial in told.trials}) < 2:
         return {}
-    return optuna.importance.get_param_importances(study, evaluator=optuna.importance.FanovaImportanceEvaluator(seed=0))
+    return optuna.importance.get_param_importances(told, evaluator=optuna.importance.FanovaImportanceEvaluator(seed=0))
 
 
 def _importance_figure(importance: dict[str, float]) -> Figure:
@@ -106,12 +117,14 @@ def _history_figure(study: optuna.Study) -> Figure:
         axis.plot(
             epochs,
             [trial.intermediate_values[epoch] for epoch in epochs],
+            marker="o",
+            markersize=3,
             color=_ACCENT if accent else "#b8c4cf",
             linewidth=2 if accent else 1,
             linestyle="--" if trial.state is TrialState.PRUNED else "-",
             label=f"best: trial {trial.number}" if accent else None,
         )
-    axis.set(xlabel="epoch", ylabel="value", title="All trials (dashed: given up)")
+    axis.set(xlabel="epoch", ylabel="value of the trial", title="All trials (dashed: given up)")
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     axis.legend()
     axis.spines[["top", "right"]].set_visible(False)
