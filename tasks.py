@@ -19,7 +19,7 @@ def types(c: Context) -> None:
 @task
 def test(c: Context) -> None:
     """Run all tests in parallel, with coverage."""
-    c.run("pytest -n auto --dist loadfile --cov --cov-report term", pty=False)
+    c.run("pytest -n auto --dist worksteal --cov --cov-report term --durations 25", pty=False)
 
 
 @task(lint, types, test)

@@ -1,4 +1,4 @@
-"""Commands that train: `train`, `sweep`, and `runs` to look back."""
+"""Commands that train: `pretrain`, `train`, `sweep`, and `runs` to look back."""
 
 from __future__ import annotations
 
@@ -54,6 +54,30 @@ def train(
         return
     typer.echo(f"best validation mAP (macro) {result.map_macro:.3f}")
     typer.echo(f"next: onesheet export {result.best} --out models/{config.name}")
+
+
+@app.command(epilog="Example: onesheet pretrain experiment=pretrain run_dir=outputs/pretrain")
+def pretrain(
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="KEY=VALUE", help="Hydra overrides, as for `onesheet train`."),
+    ] = None,
+    config_dir: ConfigDirOption = None,
+) -> None:
+    """Train a backbone on posters without their genres, as a start for `onesheet train`.
+
+    It learns what two views of the same poster have in common (Barlow Twins). An interrupted or killed run goes on with
+    resume=true run_dir=DIR.
+    """
+    with extra("train"):
+        from onesheet.training.compose import compose_config
+    config = compose_config(overrides or [], config_dir)
+    with extra("train"):
+        from onesheet.training.selfsupervised import pretrain as run_pretraining
+    with progress("Reading posters") as advance:
+        weights = run_pretraining(config, advance)
+    typer.echo(weights)
+    typer.echo(f"next: onesheet train … model.pretrained=true model.weights={weights}")
 
 
 @app.command(epilog="Example: onesheet sweep experiment=smoke --trials 8 --workers 2")

@@ -3,37 +3,30 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 import lightning as L
-import numpy as np
 import torch
 from lightning.pytorch.utilities import grad_norm
-from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
-from timm.optim.muon import Muon
 from torch import Tensor, distributed
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from onesheet.data.augmentation import augment, mix, shrink
 from onesheet.evaluation.metrics import mean_average_precision, multilabel_metrics
 from onesheet.training.losses import GenreLoss
+from onesheet.training.optimizers import build_optimizer, seed_step
 from onesheet.training.record import as_numbers
 
 if TYPE_CHECKING:
+    import numpy as np
+    from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
     from numpy.typing import NDArray
 
     from onesheet.training.config import TrainConfig
     from onesheet.training.network import PosterNet
 
 _VALIDATION_SERIES = ("f1_macro", "f1_micro", "f1_samples", "auroc_macro", "hamming_loss", "exact_match", "ece")
-
-# With the step of Muon scaled to that of AdamW, learning rates mean the same.
-_OPTIMIZERS: Final[dict[str, Callable[..., torch.optim.Optimizer]]] = {
-    "adamw": torch.optim.AdamW,
-    "muon": partial(Muon, nesterov=True, adjust_lr_fn="match_rms_adamw"),
-}
 
 # Progressive resizing: share of the epochs after which pictures have their full size, and the steps that they grow by.
 _GROWING: Final = 0.75
@@ -90,8 +83,7 @@ class GenreModule(L.LightningModule):
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:  # noqa: ARG002  Lightning's signature
         """Make dropout and augmentation a function of seed, process, epoch and step."""
-        key = (self.config.seed, self.global_rank, self.current_epoch, batch_idx)
-        torch.manual_seed(int(np.random.SeedSequence(key).generate_state(1)[0]))
+        seed_step(self.config.seed, self.global_rank, self.current_epoch, batch_idx)
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:  # noqa: ARG002
         """Loss of augmented, mixed posters."""
@@ -152,33 +144,15 @@ class GenreModule(L.LightningModule):
         self.log("val/map_macro", mean_average_precision(probabilities, truth) or 0.0, prog_bar=True)
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
-        """Linear warm-up, then a cosine down to nothing, step by step."""
+        """The head at the full learning rate, the backbone at its share."""
         config = self.config.optimizer
-        optimizer = _OPTIMIZERS[config.name](self._parameter_groups(), lr=config.lr)
-        steps = int(self.trainer.estimated_stepping_batches)
-        schedule = torch.optim.lr_scheduler.LambdaLR(
-            optimizer, lambda step: _warmup_cosine(step, steps, round(config.warmup * steps))
-        )
-        return OptimizerLRSchedulerConfig(optimizer=optimizer, lr_scheduler={"scheduler": schedule, "interval": "step"})
+        parts = [(self.network.head, 1.0), (self.network.backbone, config.backbone_lr_factor)]
+        return build_optimizer(parts, config, int(self.trainer.estimated_stepping_batches))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Let the checkpoint describe itself."""
         checkpoint["provenance"] = self.provenance
         checkpoint["metrics"] = as_numbers(self.trainer.callback_metrics)
-
-    def _parameter_groups(self) -> list[dict[str, Any]]:
-        """Head and backbone, each with and without weight decay."""
-        config = self.config.optimizer
-        parts = [(self.network.head, config.lr), (self.network.backbone, config.lr * config.backbone_lr_factor)]
-        return [
-            {
-                "params": [parameter for parameter in part.parameters() if (parameter.ndim > 1) == decayed],
-                "lr": lr,
-                "weight_decay": config.weight_decay if decayed else 0.0,
-            }
-            for part, lr in parts
-            for decayed in (True, False)
-        ]
 
     def _input_size(self) -> tuple[int, int]:
         """Height and width that this epoch trains at (progressive resizing, as in Tan and Le, 2021)."""
@@ -204,10 +178,3 @@ class GenreModule(L.LightningModule):
             distributed.all_gather_object(gathered, collected)
             collected = [pair for part in gathered for pair in part]
         return torch.cat([logits for logits, _ in collected]), torch.cat([targets for _, targets in collected])
-
-
-def _warmup_cosine(step: int, steps: int, warmup: int) -> float:
-    """Factor of the learning rate at a step."""
-    if step < warmup:
-        return (step + 1) / warmup
-    return float(0.5 * (1 + np.cos(np.pi * (step - warmup) / max(1, steps - warmup))))

@@ -70,14 +70,14 @@ def train(
         CheckpointError: The checkpoint to resume from, or a teacher, is damaged.
         ConfigError: timm does not know the model, or Lightning refuses a value.
     """
-    manifest = _manifest(config)
-    checkpoint = _checkpoint_to_resume(config)
+    manifest = training_manifest(config)
+    checkpoint = checkpoint_to_resume(config)
     if checkpoint is not None:
         _check_same_run(checkpoint, config, manifest)
     elif config.model.pretrained:
         require_pretrained(config.model)
     if processes(config) > 1 or under_torchrun():
-        with _explaining_interruption(Path(config.run_dir)):
+        with explaining_interruption(Path(config.run_dir)):
             return launch(train_here, config)
     return train_here(config, callbacks=callbacks, on_poster=on_poster)
 
@@ -89,7 +89,7 @@ def repeat_differences(run_dir: Path, config: TrainConfig) -> list[str]:
         TrainingError: The folder holds no record of a run.
         DataError: There is no manifest.
     """
-    return read_record(run_dir).differences(new_record(config.seed, _manifest(config).fingerprint))
+    return read_record(run_dir).differences(new_record(config.seed, training_manifest(config).fingerprint))
 
 
 def train_here(
@@ -99,19 +99,19 @@ def train_here(
     import lightning as L
 
     from onesheet.training.tracking import close_loggers, log_outcome, open_loggers
-    from onesheet.training.trainer import build_trainer, without_chatter
+    from onesheet.training.trainer import build_trainer, genre_callbacks, without_chatter
 
     L.seed_everything(config.seed, workers=True, verbose=False)
     run_dir = Path(config.run_dir)
-    manifest = _manifest(config)
+    manifest = training_manifest(config)
     module, posters = _module_and_posters(config, manifest, on_poster)
     loggers: list[Logger] = []
     try:
-        with _recorded(config, manifest) as record, without_chatter(), _explaining_interruption(run_dir):
+        with recorded(config, manifest) as record, without_chatter(), explaining_interruption(run_dir):
             if rank() == 0:  # the first process writes for all
                 loggers += open_loggers(config, record)
                 write_record(record, run_dir)  # now, so that a killed run finds its way back to its series
-            trainer = build_trainer(config, loggers, callbacks)
+            trainer = build_trainer(config, loggers, [*genre_callbacks(config), *callbacks])
             with _profiled(config):
                 trainer.fit(module, posters, ckpt_path=run_dir / LAST if config.resume else None)
             record.best = _best_metrics(run_dir / BEST)
@@ -121,11 +121,21 @@ def train_here(
     return TrainingResult(run_dir / BEST, run_dir / LAST, record.best.get("val/map_macro", 0.0))
 
 
-def _manifest(config: TrainConfig) -> Manifest:
+def training_manifest(config: TrainConfig) -> Manifest:
+    """The films that a run is about.
+
+    Raises:
+        DataError: There is no manifest.
+    """
     return read_manifest(Path(config.data.processed) / MANIFEST_FILE, Path(config.data.raw))
 
 
-def _checkpoint_to_resume(config: TrainConfig) -> Path | None:
+def checkpoint_to_resume(config: TrainConfig) -> Path | None:
+    """The checkpoint that a run goes on from, if it shall.
+
+    Raises:
+        TrainingError: There is none, or the folder is in use.
+    """
     run_dir, last = Path(config.run_dir), Path(config.run_dir, LAST)
     if config.resume and not last.is_file():
         raise TrainingError(f"nothing to resume: {last} is not there")
@@ -172,7 +182,7 @@ def _module_and_posters(
 
 
 @contextlib.contextmanager
-def _recorded(config: TrainConfig, manifest: Manifest) -> Iterator[RunRecord]:
+def recorded(config: TrainConfig, manifest: Manifest) -> Iterator[RunRecord]:
     """Keep the record of a run in its folder, however it ends."""
     run_dir = Path(config.run_dir)
     if rank() != 0:
@@ -203,7 +213,8 @@ def _profiled(config: TrainConfig) -> contextlib.AbstractContextManager[None]:
 
 
 @contextlib.contextmanager
-def _explaining_interruption(run_dir: Path) -> Iterator[None]:
+def explaining_interruption(run_dir: Path) -> Iterator[None]:
+    """Say after Ctrl-C how the run goes on."""
     try:
         yield
     except SystemExit as error:  # how Lightning and the launcher end after Ctrl-C

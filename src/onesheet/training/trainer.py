@@ -46,7 +46,7 @@ def build_trainer(config: TrainConfig, loggers: Sequence[Logger], extra: Sequenc
     Args:
         config: Of the run.
         loggers: Open stores.
-        extra: Further callbacks, such as that of a sweep.
+        extra: Further callbacks, for what this training is about.
 
     Raises:
         ConfigError: Lightning refuses a value.
@@ -66,7 +66,7 @@ def build_trainer(config: TrainConfig, loggers: Sequence[Logger], extra: Sequenc
             accumulate_grad_batches=config.trainer.accumulate,
             gradient_clip_val=config.trainer.gradient_clip or None,
             log_every_n_steps=config.trainer.log_every,
-            callbacks=[*_callbacks(config), *extra],
+            callbacks=[*extra, *_callbacks(config)],
             logger=list(loggers),
             default_root_dir=config.run_dir,
             enable_model_summary=False,
@@ -94,20 +94,27 @@ def without_chatter() -> Iterator[None]:
             logger.setLevel(level)
 
 
-def _callbacks(config: TrainConfig) -> list[Callback]:
+def genre_callbacks(config: TrainConfig) -> list[Callback]:
+    """Keep the best epoch, draw pictures, stop early."""
     run_dir = Path(config.run_dir)
     callbacks: list[Callback] = [
         ModelCheckpoint(run_dir, Path(BEST).stem, monitor=MONITOR, mode="max", enable_version_counter=False),
-        # Of its own: `save_last` would keep it at the best epoch until there is a better one.
-        ModelCheckpoint(run_dir, Path(LAST).stem, enable_version_counter=False),
         Pictures(config.logger, run_dir),
     ]
+    if config.trainer.patience > 0:
+        callbacks.append(EarlyStopping(MONITOR, mode="max", patience=config.trainer.patience))
+    return callbacks
+
+
+def _callbacks(config: TrainConfig) -> list[Callback]:
+    """For every kind of training: the last epoch, progress, averaged weights, profiling."""
+    run_dir = Path(config.run_dir)
+    # Of its own: `save_last` would keep it at the best epoch until there is a better one.
+    callbacks: list[Callback] = [ModelCheckpoint(run_dir, Path(LAST).stem, enable_version_counter=False)]
     if config.trainer.progress:
         callbacks.append(RichProgressBar())
     if config.trainer.ema_decay > 0:
         callbacks.append(WeightAveraging(use_buffers=True, multi_avg_fn=_warming_up(config.trainer.ema_decay)))
-    if config.trainer.patience > 0:
-        callbacks.append(EarlyStopping(MONITOR, mode="max", patience=config.trainer.patience))
     if config.trainer.profiler == "pytorch":
         callbacks.append(TorchProfiler(run_dir, config.trainer.profile_batches))
     return callbacks
