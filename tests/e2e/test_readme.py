@@ -64,6 +64,7 @@ def _commands(port: int) -> str:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_from_raw_posters_to_an_answer_over_http(sample, tmp_path):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -76,7 +77,7 @@ def test_from_raw_posters_to_an_answer_over_http(sample, tmp_path):
     home = tmp_path / "work"
     home.mkdir()
     done = subprocess.run(
-        ["bash", "-emc", _commands(port)], cwd=home, env=environment, capture_output=True, text=True, timeout=280
+        ["bash", "-emc", _commands(port)], cwd=home, env=environment, capture_output=True, text=True, timeout=580
     )
     assert done.returncode == 0, done.stderr[-3000:]
     assert "Traceback" not in done.stderr

@@ -38,7 +38,13 @@ def configure(made_up_posters: Path, processed: Path) -> Callable[..., TrainConf
     """`configure(run_dir, "trainer.epochs=2", …)`: a configuration that trains in seconds."""
 
     def compose(run_dir: Path, *overrides: str) -> TrainConfig:
-        fast = ("experiment=smoke", "logger=csv", f"data.raw={made_up_posters}", f"data.processed={processed}")
+        fast = (
+            "experiment=smoke",
+            "logger=csv",
+            "logger.pictures_every=0",
+            f"data.raw={made_up_posters}",
+            f"data.processed={processed}",
+        )
         return compose_config([*fast, f"run_dir={run_dir}", *overrides])
 
     return compose

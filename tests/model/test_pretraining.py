@@ -17,7 +17,14 @@ from onesheet.training.network import PosterNet
 from onesheet.training.run import train
 from onesheet.training.selfsupervised import BACKBONE_FILE, barlow_twins, pretrain
 
-SMALL = ("experiment=smoke", "augment=views", "trainer.ema_decay=0", "data.batch_size=64", "trainer.progress=false")
+SMALL = (
+    "experiment=smoke",
+    "logger=csv",
+    "augment=views",
+    "trainer.ema_decay=0",
+    "data.batch_size=64",
+    "trainer.progress=false",
+)
 
 
 @pytest.fixture

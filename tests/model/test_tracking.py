@@ -48,7 +48,8 @@ def tracked(configure, tmp_path_factory):
         "trainer.log_every=1",
     )
     train(configure(folder / "first", *common, "name=first", "trainer.epochs=3"))
-    second = (*common, "name=second", "augment.flip=0", "optimizer.lr=1e-3")
+    quiet = ("logger.pictures_every=0", "logger.gradients_every=0")
+    second = (*common, *quiet, "name=second", "augment.flip=0", "optimizer.lr=1e-3")
     train(configure(folder / "second", *second, "trainer.epochs=2"))
     train(configure(folder / "second", *second, "trainer.epochs=3", "resume=true"))
     return folder

@@ -463,7 +463,7 @@ def test_a_network_that_timm_does_not_know(configure, tmp_path, override, reason
         ("trainer.epochs=0", "trainer.epochs: must be from 1 to inf, not 0"),
         ("model.dropout=nan", "model.dropout: must be from 0 to 1"),
         ("seed", "write KEY=VALUE"),
-        ("experiment=smoek", "there are: scratch, smoke, starter"),
+        ("experiment=smoek", "there are: pretrain, scratch, smoke, starter"),
         ("optimizer.lr={", "no viable alternative"),
         ("model={", "no model `{`"),
         ("loss=focla", "there are: asymmetric, balanced, bce, focal"),

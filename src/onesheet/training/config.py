@@ -209,7 +209,7 @@ class LoggerConfig:
         tensorboard: Event files in the run's folder.
         mlflow: MLflow.
         wandb: Weights & Biases.
-        pictures_every: Epochs between two sets of pictures; 0 draws only at the end.
+        pictures_every: Epochs between two sets of pictures; the last epoch has one too. 0 draws none.
         gradients_every: Steps between two histograms of the gradients; 0 draws none.
     """
 

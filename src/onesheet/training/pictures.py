@@ -42,7 +42,8 @@ class Pictures(Callback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Draw the first batch as the network will see it."""
-        if trainer.global_step == 0 and batch_idx == 0 and trainer.is_global_zero:
+        first = trainer.global_step == 0 and batch_idx == 0
+        if self._config.pictures_every and first and trainer.is_global_zero:
             module: GenreModule = pl_module  # type: ignore[assignment]  # the only module we train
             # The picture must not move the random numbers of training.
             with torch.random.fork_rng():
@@ -59,7 +60,7 @@ class Pictures(Callback):
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Draw precision-recall, ROC and reliability of the validation posters, every so many epochs."""
         every, epoch = self._config.pictures_every, trainer.current_epoch + 1
-        if (every and epoch % every == 0) or epoch == trainer.max_epochs:
+        if every and (epoch % every == 0 or epoch == trainer.max_epochs):
             self._show_validation(trainer, pl_module)
 
     def _show_validation(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

@@ -194,9 +194,10 @@ def _run_trial(trial: optuna.Trial, sweep: Sweep, space: SearchSpace) -> float:
     name = f"{sweep.name}-{trial.number:04d}"
     run_dir = sweep.out / name
     trial.set_user_attr("run_dir", str(run_dir))
+    usual = ["logger.pictures_every=0"]  # of so many runs nobody looks at them all
     fixed = [f"name={name}", f"run_dir={run_dir}", "trainer.progress=false"]
     try:
-        config = compose_config([*sweep.overrides, *space.suggest(trial), *fixed])
+        config = compose_config([*usual, *sweep.overrides, *space.suggest(trial), *fixed])
         watch = _watcher(trial, space.metric.name)
         train(config, callbacks=[watch])
     except (OnesheetError, RuntimeError) as error:
