@@ -84,8 +84,7 @@ def test_a_genre_that_no_validation_poster_has_stays_improbable():
 
 def test_thresholds_beat_a_flat_one_half_on_new_posters():
     random = np.random.default_rng(1)
-    validation, truth = sample(random, 600)
-    thresholds = thresholds_for_f1(validation, truth, FREQUENCIES)
+    thresholds = thresholds_for_f1(sample(random, 600)[0])
     assert thresholds.shape == (4,)
     assert ((thresholds > 0) & (thresholds < 1)).all()
     probabilities, targets = sample(random, 4000)
@@ -102,9 +101,21 @@ def test_thresholds_for_f1_hold_up_better_than_one_fitted_to_each_genre():
         validation, truth = sample(random, 300)
         probabilities, targets = sample(random, 4000)
         own = np.array([_best_for_f1(scores, true) for scores, true in zip(validation.T, truth.T, strict=True)])
-        for thresholds, scores in ((thresholds_for_f1(validation, truth, FREQUENCIES), smooth), (own, fitted)):
+        for thresholds, scores in ((thresholds_for_f1(validation), smooth), (own, fitted)):
             scores.append(multilabel_metrics(probabilities, targets, probabilities >= thresholds, "ABCD")["f1_macro"])
     assert np.mean(smooth) > np.mean(fitted)
+
+
+def test_a_threshold_for_f1_is_the_best_of_all_where_probabilities_are_honest():
+    probabilities, targets = sample(np.random.default_rng(5), 200_000)
+    chosen = thresholds_for_f1(probabilities)
+    best = [_best_for_f1(scores, truth) for scores, truth in zip(probabilities.T, targets.T, strict=True)]
+    assert chosen == pytest.approx(best, abs=0.02)
+
+
+def test_equal_probabilities_have_a_threshold_that_says_the_genre():
+    probabilities = np.full((50, 4), 0.2)
+    assert (probabilities >= thresholds_for_f1(probabilities)).all()
 
 
 def _best_for_f1(scores: np.ndarray, truth: np.ndarray) -> float:
@@ -112,7 +123,7 @@ def _best_for_f1(scores: np.ndarray, truth: np.ndarray) -> float:
         said = scores >= threshold
         return 2 * (said & truth).sum() / max(1, said.sum() + truth.sum())
 
-    return max(scores, key=f1)
+    return max(np.quantile(scores, np.linspace(0.01, 0.999, 300)), key=f1)
 
 
 @pytest.mark.parametrize("precision", [0.5, 0.7])

@@ -84,7 +84,7 @@ def colour_baseline(
     truth = _targets(train, scored.genres)
     probabilities = _fit_and_answer(fit_on, truth, np.concatenate([choose_on, answer_on]))
     chosen, answers = np.split(probabilities, [len(choose_on)])
-    thresholds = thresholds_for_f1(chosen, _targets(validation, scored.genres), truth.mean(axis=0))
+    thresholds = thresholds_for_f1(chosen)
     used = {entry.id for entry in (*train.entries, *validation.entries)}
     return ColourBaseline(
         probabilities=answers,

@@ -165,7 +165,7 @@ def _decide(checkpoint: Checkpoint, manifest: Manifest, validation: _Posters, mi
     calibration = fit_platt(logits, targets)
     probabilities = calibrated(calibration, logits)
     if min_precision is None:
-        aim, thresholds = "macro-F1", thresholds_for_f1(probabilities, targets, frequencies)
+        aim, thresholds = "macro-F1", thresholds_for_f1(probabilities)
     else:
         aim = f"precision of at least {min_precision:g}"
         thresholds = thresholds_for_precision(probabilities, targets, min_precision)
