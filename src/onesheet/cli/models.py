@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -20,6 +20,9 @@ from onesheet.cli.options import (
     RawOption,
 )
 from onesheet.console import complain, extra, progress, read_settings
+
+if TYPE_CHECKING:
+    from onesheet.evaluation.evaluate import Evaluation
 
 app = typer.Typer()
 
@@ -53,7 +56,6 @@ def evaluate(
     with extra("evaluate"):
         from onesheet.evaluation.evaluate import evaluate as run_evaluation
         from onesheet.evaluation.evaluate import split_ids
-        from onesheet.evaluation.tables import evaluation_tables
 
         if report:
             from onesheet.evaluation.findings import ReportOptions
@@ -83,17 +85,10 @@ def evaluate(
     if as_json:
         typer.echo(json.dumps(evaluation.to_dict()))
     else:
-        from rich.console import Console
-
-        Console().print(*evaluation_tables(evaluation), sep="\n")
+        _show_tables(evaluation)
         if report:
             typer.echo(page)
-    for path, error in evaluation.failed:
-        complain(f"{path}: {error.message}")
-    if evaluation.note:
-        complain(f"note: {evaluation.note}")
-    if evaluation.failed:
-        raise typer.Exit(EXIT_FAILURE)
+    _complain_of(evaluation)
 
 
 @app.command(epilog="Example: onesheet export outputs/smoke/best.ckpt --out models/smoke")
@@ -140,3 +135,21 @@ def export(
     if int8:
         typer.echo(int8_sentence(bundle.metadata.metrics["int8"]))
     typer.echo(f"next: onesheet predict POSTER --bundle {out}")
+
+
+def _show_tables(evaluation: Evaluation) -> None:
+    from rich.console import Console
+
+    from onesheet.evaluation.tables import evaluation_tables
+
+    Console().print(*evaluation_tables(evaluation), sep="\n")
+
+
+def _complain_of(evaluation: Evaluation) -> None:
+    """Name the posters that could not be answered; the command fails if there are any."""
+    for path, error in evaluation.failed:
+        complain(f"{path}: {error.message}")
+    if evaluation.note:
+        complain(f"note: {evaluation.note}")
+    if evaluation.failed:
+        raise typer.Exit(EXIT_FAILURE)

@@ -54,7 +54,6 @@ class _Decision:
     calibration: Calibration
     thresholds: NDArray[np.float64]
     aim: str
-    frequencies: NDArray[np.float64]
 
 
 def export(
@@ -100,7 +99,7 @@ def export(
     test = _read(manifest.split("test"), spec)
 
     begin("Choosing calibration and thresholds on the validation posters")
-    decision = _decide(checkpoint, manifest, validation, min_precision)
+    decision = _decide(checkpoint, validation, min_precision)
 
     begin("Exporting to ONNX, and comparing it with torch on real posters")
     model, parity = _convert(checkpoint, decision, manifest, spec)
@@ -110,7 +109,7 @@ def export(
     metrics = {
         "validation": _measure(probabilities, validation.manifest, decision.thresholds),
         "test": _measure(_run(model, test.pixels)[0], test.manifest, decision.thresholds),
-        "baselines": baselines(decision.frequencies, test.manifest.targets(), manifest.genres),
+        "baselines": baselines(_frequencies(checkpoint, manifest), test.manifest.targets(), manifest.genres),
         "parity": parity,
     }
     files = {
@@ -141,6 +140,15 @@ def _training_manifest(checkpoint: Checkpoint, raw: Path | None, processed: Path
     return manifest
 
 
+def _frequencies(checkpoint: Checkpoint, manifest: Manifest) -> NDArray[np.float64]:
+    """`[G]`, share of the training posters with each genre."""
+    counts = checkpoint.provenance["genre_counts"]
+    frequencies: NDArray[np.float64] = (
+        np.array([counts[genre] for genre in manifest.genres]) / manifest.counts()["train"]
+    )
+    return frequencies
+
+
 def _first(manifest: Manifest, count: int) -> Manifest:
     usable = tuple(entry for entry in manifest.entries if entry.split is not None)
     return replace(manifest, entries=usable[:count])
@@ -155,13 +163,11 @@ def _read(manifest: Manifest, spec: PreprocessSpec) -> _Posters:
     return _Posters(manifest, list(pictures))
 
 
-def _decide(checkpoint: Checkpoint, manifest: Manifest, validation: _Posters, min_precision: float | None) -> _Decision:
+def _decide(checkpoint: Checkpoint, validation: _Posters, min_precision: float | None) -> _Decision:
     with torch.inference_mode():
         batches = torch.split(torch.from_numpy(validation.pixels), _BATCH)
         logits = torch.cat([checkpoint.network(batch)[0] for batch in batches]).numpy()
     targets = validation.manifest.targets()
-    counts = checkpoint.provenance["genre_counts"]
-    frequencies = np.array([counts[genre] for genre in manifest.genres]) / manifest.counts()["train"]
     calibration = fit_platt(logits, targets)
     probabilities = calibrated(calibration, logits)
     if min_precision is None:
@@ -169,7 +175,7 @@ def _decide(checkpoint: Checkpoint, manifest: Manifest, validation: _Posters, mi
     else:
         aim = f"precision of at least {min_precision:g}"
         thresholds = thresholds_for_precision(probabilities, targets, min_precision)
-    return _Decision(calibration, thresholds, aim, frequencies)
+    return _Decision(calibration, thresholds, aim)
 
 
 def _convert(
