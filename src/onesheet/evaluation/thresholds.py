@@ -20,7 +20,7 @@ def thresholds_for_f1(probabilities: NDArray[np.floating]) -> NDArray[np.float64
 
     A threshold fitted to the truth of a rare genre's handful of posters is mostly noise. If `k` posters are said to
     have a genre, their probabilities `p` expect `2 * sum of the k highest p / (k + sum of all p)` for its F1; the
-    best `k` gives the threshold, which is half of that F1 (Lipton, Elkan and Naryanaswamy, 2014).
+    best `k` gives the threshold, which is half of that F1 (Lipton, Elkan and Narayanaswamy, 2014).
 
     Args:
         probabilities: `[N, G]` of posters that the model was not trained on, calibrated.
