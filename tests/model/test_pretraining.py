@@ -63,6 +63,25 @@ def test_it_goes_on_where_it_was(views, tmp_path):
     assert list(validation_losses(tmp_path / "run")) == [0, 1]
 
 
+@pytest.mark.parametrize(
+    ("override", "reason"),
+    [
+        ("model.width=40", "the model is not the one"),
+        ("trainer.epochs=1", "this run has its 1 epochs"),
+    ],
+)
+def test_it_goes_on_with_its_own_run_only(views, override, reason):
+    pretrain(compose_config(views("trainer.epochs=1", "data.limit=64")))
+    with pytest.raises(TrainingError, match=reason):
+        pretrain(compose_config(views("trainer.epochs=2", "data.limit=64", "resume=true", override)))
+
+
+def test_it_does_not_go_on_from_a_run_with_genres(views, configure, tmp_path):
+    train(configure(tmp_path / "run", "trainer.epochs=1", "data.limit=64"))
+    with pytest.raises(CheckpointError, match="no checkpoint of `onesheet pretrain`"):
+        pretrain(compose_config(views("trainer.epochs=2", "resume=true")))
+
+
 def test_its_checkpoint_is_not_taken_for_a_model_of_genres(views, tmp_path):
     pretrain(compose_config(views("trainer.epochs=1")))
     with pytest.raises(CheckpointError):

@@ -14,6 +14,9 @@ app = typer.Typer()
 runs = typer.Typer(no_args_is_help=True, help="Look at earlier training runs.")
 
 SweepBackend = Literal["optuna", "wandb"]
+OverridesArgument = Annotated[
+    list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Hydra overrides, such as optimizer.lr=3e-4.")
+]
 StoreOption = Annotated[str, typer.Option(help="Address of the MLflow store.")]
 
 MLFLOW_STORE = "sqlite:///outputs/mlflow.db"
@@ -21,10 +24,7 @@ MLFLOW_STORE = "sqlite:///outputs/mlflow.db"
 
 @app.command(epilog="Example: onesheet train experiment=smoke run_dir=outputs/smoke")
 def train(
-    overrides: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="KEY=VALUE", help="Hydra overrides, such as optimizer.lr=3e-4."),
-    ] = None,
+    overrides: OverridesArgument = None,
     config_dir: ConfigDirOption = None,
     from_run: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Repeat the run in this folder, in a new folder.")
@@ -58,16 +58,13 @@ def train(
 
 @app.command(epilog="Example: onesheet pretrain experiment=pretrain run_dir=outputs/pretrain")
 def pretrain(
-    overrides: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="KEY=VALUE", help="Hydra overrides, as for `onesheet train`."),
-    ] = None,
+    overrides: OverridesArgument = None,
     config_dir: ConfigDirOption = None,
 ) -> None:
     """Train a backbone on posters without their genres, as a start for `onesheet train`.
 
-    It learns what two views of the same poster have in common (Barlow Twins). An interrupted or killed run goes on with
-    resume=true run_dir=DIR.
+    It learns what two views of the same poster have in common (Barlow Twins). Loss, loggers, mixup, growing pictures
+    and early stopping play no part. An interrupted or killed run goes on with resume=true run_dir=DIR.
     """
     with extra("train"):
         from onesheet.training.compose import compose_config

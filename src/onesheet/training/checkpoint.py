@@ -5,7 +5,7 @@ from __future__ import annotations
 import pickle
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import torch
 
@@ -13,7 +13,26 @@ from onesheet.errors import CheckpointError
 from onesheet.training.config import ModelConfig
 from onesheet.training.network import PosterNet
 
-_PREFIX = "network."
+# Under this key a checkpoint of `onesheet pretrain` says where it comes from.
+PRETRAINING: Final = "pretraining"
+
+_PREFIX: Final = "network."
+_DAMAGED: Final = (pickle.UnpicklingError, RuntimeError, KeyError, TypeError, EOFError, OSError)
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """The run that a checkpoint belongs to.
+
+    Attributes:
+        fingerprint: Of its manifest.
+        model: Its configuration.
+        epoch: Epochs it was trained for.
+    """
+
+    fingerprint: str
+    model: ModelConfig
+    epoch: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +51,11 @@ class Checkpoint:
     provenance: dict[str, Any]
     epoch: int
 
+    @property
+    def begun(self) -> Begun:
+        """The run that it belongs to."""
+        return Begun(self.provenance["fingerprint"], self.model, self.epoch)
+
 
 def load_checkpoint(path: Path) -> Checkpoint:
     """Read a checkpoint of `onesheet train`; plain tensors and values only.
@@ -47,6 +71,20 @@ def load_checkpoint(path: Path) -> Checkpoint:
         model = ModelConfig(**provenance["model"])
         network = PosterNet(model, len(provenance["genres"]), pretrained=False)
         network.load_state_dict({name.removeprefix(_PREFIX): value for name, value in content["state_dict"].items()})
-    except (pickle.UnpicklingError, RuntimeError, KeyError, TypeError, EOFError, OSError) as error:
+    except _DAMAGED as error:
         raise CheckpointError(f"{path.name} is no checkpoint of `onesheet train`") from error
     return Checkpoint(network.eval(), model, provenance, int(content["epoch"]) + 1)
+
+
+def read_pretraining(path: Path) -> Begun:
+    """The run that a checkpoint of `onesheet pretrain` belongs to.
+
+    Raises:
+        CheckpointError: It is damaged, or none of those.
+    """
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        origin = content[PRETRAINING]
+        return Begun(origin["fingerprint"], ModelConfig(**origin["model"]), int(content["epoch"]) + 1)
+    except _DAMAGED as error:
+        raise CheckpointError(f"{path.name} is no checkpoint of `onesheet pretrain`") from error

@@ -15,8 +15,9 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from onesheet.data.augmentation import augment, mix, shrink
 from onesheet.evaluation.metrics import mean_average_precision, multilabel_metrics
 from onesheet.training.losses import GenreLoss
-from onesheet.training.optimizers import build_optimizer, seed_step
+from onesheet.training.optimizers import build_optimizer
 from onesheet.training.record import as_numbers
+from onesheet.training.seeding import seed_step
 
 if TYPE_CHECKING:
     import numpy as np
@@ -67,10 +68,7 @@ class GenreModule(L.LightningModule):
         self.validation: tuple[NDArray[np.float32], NDArray[np.bool_]] | None = None
         self._collected: list[tuple[Tensor, Tensor]] = []
         self._epoch_began, self._seen = 0.0, 0
-        if config.trainer.channels_last:
-            self.network.to(memory_format=torch.channels_last)
-        if config.trainer.compile:
-            self.network.backbone.compile()
+        self.network.run_as(config.trainer)
 
     def on_train_epoch_start(self) -> None:
         """Start the clock."""

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from onesheet.training.config import ModelConfig
+    from onesheet.training.config import ModelConfig, TrainerConfig
 
 
 class PosterNet(nn.Module):
@@ -51,6 +51,13 @@ class PosterNet(nn.Module):
             `(logits [N, G], embedding [N, D])`, float.
         """
         return self.classify(self.normalise(images))
+
+    def run_as(self, config: TrainerConfig) -> None:
+        """Take the memory layout, and the compilation, that a run asks for."""
+        if config.channels_last:
+            self.to(memory_format=torch.channels_last)
+        if config.compile:
+            self.backbone.compile()
 
     def normalise(self, images: Tensor) -> Tensor:
         """uint8 `[N, H, W, 3]` to the float `[N, 3, H, W]` that the backbone was made for."""

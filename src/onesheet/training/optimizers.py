@@ -1,4 +1,4 @@
-"""Optimizer, schedule, and what is random in a step: the same for every kind of training."""
+"""Optimizer and schedule: the same for every kind of training."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
-import numpy as np
 import torch
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from timm.optim.muon import Muon
@@ -48,11 +47,6 @@ def build_optimizer(
     factor = partial(_warmup_cosine, steps=steps, warmup=round(config.warmup * steps))
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
     return OptimizerLRSchedulerConfig(optimizer=optimizer, lr_scheduler={"scheduler": schedule, "interval": "step"})
-
-
-def seed_step(seed: int, rank: int, epoch: int, batch: int) -> None:
-    """Make dropout and augmentation a function of seed, process, epoch and step."""
-    torch.manual_seed(int(np.random.SeedSequence((seed, rank, epoch, batch)).generate_state(1)[0]))
 
 
 def _warmup_cosine(step: int, steps: int, warmup: int) -> float:

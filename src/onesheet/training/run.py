@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from lightning.pytorch.loggers import Logger
 
     from onesheet.data.datamodule import PosterDataModule
+    from onesheet.training.checkpoint import Begun
     from onesheet.training.module import GenreModule
 
 OnPoster = Callable[[int, int], None]
@@ -73,7 +74,9 @@ def train(
     manifest = training_manifest(config)
     checkpoint = checkpoint_to_resume(config)
     if checkpoint is not None:
-        _check_same_run(checkpoint, config, manifest)
+        from onesheet.training.checkpoint import load_checkpoint
+
+        check_same_run(load_checkpoint(checkpoint).begun, config, manifest)
     elif config.model.pretrained:
         require_pretrained(config.model)
     if processes(config) > 1 or under_torchrun():
@@ -144,12 +147,13 @@ def checkpoint_to_resume(config: TrainConfig) -> Path | None:
     return last if config.resume else None
 
 
-def _check_same_run(checkpoint: Path, config: TrainConfig, manifest: Manifest) -> None:
-    """A run goes on with its own network and its own split, or posters that it trained on would validate it."""
-    from onesheet.training.checkpoint import load_checkpoint
+def check_same_run(begun: Begun, config: TrainConfig, manifest: Manifest) -> None:
+    """A run goes on with its own network and its own split, or posters that it trained on would validate it.
 
-    begun = load_checkpoint(checkpoint)
-    if begun.provenance["fingerprint"] != manifest.fingerprint:
+    Raises:
+        TrainingError: They are others, or the run has all its epochs.
+    """
+    if begun.fingerprint != manifest.fingerprint:
         raise TrainingError("the manifest has changed since this run began: name another run_dir")
     # Where the first weights came from does not matter any more.
     if replace(begun.model, pretrained=False, weights=None) != replace(config.model, pretrained=False, weights=None):

@@ -1,12 +1,13 @@
 """`onesheet pretrain`: weights for a backbone from posters alone, before it hears of genres.
 
 Barlow Twins (Zbontar et al., 2021): two different views of a poster shall give the same output, and no two outputs the
-same information. On a few thousand posters that is worth more than any other change of the recipe, see
-docs/starter.md.
+same information. On a few thousand posters that is worth .02 of mAP before a short run, and little before
+a long one with teachers, see docs/starter.md.
 """
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -20,11 +21,19 @@ from onesheet.data.augmentation import augment
 from onesheet.data.datamodule import PosterDataModule
 from onesheet.errors import ConfigError
 from onesheet.image import PreprocessSpec
+from onesheet.training.checkpoint import PRETRAINING, read_pretraining
 from onesheet.training.launch import processes, under_torchrun
 from onesheet.training.network import PosterNet
-from onesheet.training.optimizers import build_optimizer, seed_step
+from onesheet.training.optimizers import build_optimizer
 from onesheet.training.pretrained import require_pretrained
-from onesheet.training.run import checkpoint_to_resume, explaining_interruption, recorded, training_manifest
+from onesheet.training.run import (
+    check_same_run,
+    checkpoint_to_resume,
+    explaining_interruption,
+    recorded,
+    training_manifest,
+)
+from onesheet.training.seeding import seed_step
 from onesheet.training.tracking import METRICS_FOLDER
 from onesheet.training.trainer import build_trainer, without_chatter
 
@@ -45,7 +54,8 @@ def pretrain(config: TrainConfig, on_poster: OnPoster | None = None) -> Path:
     """Train a backbone on the training posters without their genres.
 
     Args:
-        config: Of the run; its loss plays no part.
+        config: Of the run. Its loss, loggers, mixup, growing pictures and early stopping play no part: there are no
+            genres, and the series go to a CSV file in its folder.
         on_poster: Called with (done, total) while posters are read.
 
     Returns:
@@ -53,19 +63,23 @@ def pretrain(config: TrainConfig, on_poster: OnPoster | None = None) -> Path:
 
     Raises:
         DataError: There is no manifest.
-        TrainingError: Pretrained weights are out of reach, the run's folder is in use, or there is nothing to resume.
+        TrainingError: Pretrained weights are out of reach, the run's folder is in use, there is nothing to resume, or
+            the run to resume was another one.
+        CheckpointError: The checkpoint to resume from is damaged, or one of `onesheet train`.
         ConfigError: More than one process, a model that timm does not know, or a value that Lightning refuses.
     """
     if processes(config) > 1 or under_torchrun():
         raise ConfigError("trainer.devices: pre-training compares the posters of a batch, and runs in one process")
     run_dir = Path(config.run_dir)
     checkpoint = checkpoint_to_resume(config)
-    pretrained = config.model.pretrained and checkpoint is None
-    if pretrained:
+    manifest = training_manifest(config)
+    if checkpoint is not None:
+        check_same_run(read_pretraining(checkpoint), config, manifest)
+    elif config.model.pretrained:
         require_pretrained(config.model)
     L.seed_everything(config.seed, workers=True, verbose=False)
-    manifest = training_manifest(config)
-    module = TwinsModule(PosterNet(config.model, len(manifest.genres), pretrained=pretrained), config)
+    network = PosterNet(config.model, len(manifest.genres), pretrained=config.model.pretrained and not config.resume)
+    module = TwinsModule(network, config, manifest.fingerprint)
     spec = PreprocessSpec(config.model.height, config.model.width)
     posters = PosterDataModule(manifest, config.data, spec, seed=config.seed, on_poster=on_poster)
     with recorded(config, manifest), without_chatter(), explaining_interruption(run_dir):
@@ -82,20 +96,21 @@ class TwinsModule(L.LightningModule):
     Args:
         network: Its backbone is trained; its head is not.
         config: Of the run; `augment` makes the views.
+        fingerprint: Of the manifest.
     """
 
-    def __init__(self, network: PosterNet, config: TrainConfig) -> None:
+    def __init__(self, network: PosterNet, config: TrainConfig, fingerprint: str) -> None:
         super().__init__()
         self.network = network
         self.config = config
+        self.fingerprint = fingerprint
         self.projector = nn.Sequential(
             nn.Linear(network.head.in_features, _PROJECTION, bias=False),
             nn.BatchNorm1d(_PROJECTION),
             nn.ReLU(),
             nn.Linear(_PROJECTION, _PROJECTION, bias=False),
         )
-        if config.trainer.channels_last:
-            self.network.to(memory_format=torch.channels_last)
+        self.network.run_as(config.trainer)
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:  # noqa: ARG002  Lightning's signature
         """Make the views a function of seed, epoch and step."""
@@ -118,8 +133,8 @@ class TwinsModule(L.LightningModule):
         return build_optimizer(parts, self.config.optimizer, int(self.trainer.estimated_stepping_batches))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Say what it is: no model of genres."""
-        checkpoint["pretraining"] = True
+        """Say what it is, no model of genres, and which run may go on with it."""
+        checkpoint[PRETRAINING] = {"fingerprint": self.fingerprint, "model": asdict(self.config.model)}
 
     def _loss(self, images: Tensor) -> Tensor:
         one, other = (self.projector(self.network.backbone(self._view(images))) for _ in range(2))
