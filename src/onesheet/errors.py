@@ -120,6 +120,22 @@ class ImageShapeError(ImageError):
     title = "Not the shape of a poster"
 
 
+class UrlNotAllowedError(ImageError):
+    """An address that is not fetched, whatever is there."""
+
+    code = "url_not_allowed"
+    status = 422
+    title = "Address is not allowed"
+
+
+class UrlFetchError(ImageError):
+    """Nothing that could be a picture comes from this address."""
+
+    code = "url_unreachable"
+    status = 422
+    title = "Address cannot be fetched"
+
+
 # ----------------------------------------------------------------------------------------------- bundles
 
 
@@ -158,6 +174,41 @@ class NotReadyError(OnesheetError):
     code = "not_ready"
     status = 503
     title = "Not ready"
+
+
+class OverloadedError(OnesheetError):
+    """The service has more to do than it can answer in time.
+
+    Attributes:
+        retry_after: Whole seconds after which it is worth trying again.
+    """
+
+    code = "overloaded"
+    status = 503
+    title = "Overloaded"
+
+    def __init__(self, message: str | None = None, *, retry_after: int = 1) -> None:
+        super().__init__(message or "more pictures are waiting than can be answered in time; try again later")
+        self.retry_after = retry_after
+
+
+# ------------------------------------------------------------------------------------ the prediction log
+
+
+class LogUnavailableError(OnesheetError):
+    """The prediction log cannot be written or read."""
+
+    code = "log_unavailable"
+    status = 503
+    title = "Prediction log is not available"
+
+
+class UnknownPredictionError(OnesheetError):
+    """No answer in the log has this id."""
+
+    code = "unknown_prediction"
+    status = 404
+    title = "No such prediction"
 
 
 # ---------------------------------------------------------------------------------------- the working bench

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
@@ -23,8 +23,58 @@ class Settings(BaseSettings):
     )
     host: str = Field("127.0.0.1", description="Address that the API listens on.")
     port: int = Field(8000, ge=0, le=65535, description="Port of the API; 0 takes any free one.")
+    workers: int = Field(1, ge=1, description="Processes that serve the API side by side.")
+    threads: int | None = Field(
+        None, ge=1, description="Worker threads of a process; default: its share of the cores, and one."
+    )
+    max_batch: int = Field(4, ge=1, description="Most pictures that wait which go through the model together.")
+
     max_upload_bytes: int = Field(20 * 2**20, gt=0, description="Largest accepted request body, in bytes.")
+    max_upload_bytes_at_once: int = Field(
+        256 * 2**20, gt=0, description="Of all requests under way in one process, in bytes; more are refused."
+    )
     max_pixels: int = Field(25_000_000, gt=0, description="Largest accepted picture, in pixels.")
-    threads: int | None = Field(None, ge=1, description="Worker threads; default: the cores this process may use.")
+    max_batch_files: int = Field(32, ge=1, description="Most pictures in one request to /predict/batch.")
+    max_waiting: int = Field(256, ge=1, description="Most pictures that wait for a thread; more are refused.")
+    patience_seconds: float = Field(
+        1.5, gt=0, description="A picture that cannot be answered within this time is refused at once."
+    )
+    body_seconds: float = Field(15.0, gt=0, description="In which the body of a request has to be there.")
+    drain_seconds: float = Field(
+        0, ge=0, le=60, description="Between SIGTERM and the end, for load balancers to see /readyz and look elsewhere."
+    )
+    rate_limit: int | None = Field(
+        None,
+        ge=1,
+        description="Requests a minute of one client (key or address), for each worker; default: any.",
+    )
+
+    allow_image_url: bool = Field(False, description="Fetch posters from https addresses that clients name.")
+    image_url_seconds: float = Field(5.0, gt=0, description="In which such an address has to answer.")
+
+    log_url: str = Field(
+        "sqlite:///onesheet.db", description="SQLAlchemy URL of the prediction log: SQLite or PostgreSQL."
+    )
+    log_failure: Literal["refuse", "answer"] = Field(
+        "refuse", description="While the log is down: refuse, or answer without a prediction_id."
+    )
+    shadow_bundle: str | None = Field(None, description="Bundle that scores the same pictures, for the log only.")
+
+    api_keys: str = Field(
+        "",
+        description="SHA-256 digests of accepted API keys, separated by commas (`onesheet key`); empty: open to all.",
+    )
+    admin_token: SecretStr | None = Field(None, description="Opens POST /admin/model; without, it is closed.")
+    cors_origins: str = Field("", description="Origins whose pages may call the API, separated by commas.")
+    admin_port: int | None = Field(
+        None, ge=1, le=65535, description="Serve /metrics and /admin on this port only, beside the API's."
+    )
+    otlp_endpoint: str | None = Field(None, description="Send OpenTelemetry traces here.")
+
     log_level: str = Field("info", pattern="^(debug|info|warning|error)$", description="Least level that is logged.")
     log_json: bool = Field(False, description="One JSON object a line instead of coloured text.")
+
+
+def listed(value: str) -> list[str]:
+    """The parts of a setting that holds several, separated by commas."""
+    return [part.strip() for part in value.split(",") if part.strip()]

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from onesheet.cli import answers, data, models, training
+from onesheet.cli import answers, data, log, models, training
 from onesheet.cli.options import EXIT_FAILURE, EXIT_INTERRUPTED, EXIT_USAGE
 from onesheet.console import complain
 from onesheet.errors import ConfigError, InvalidRequestError, OnesheetError
@@ -30,6 +30,7 @@ app.add_typer(data.app, name="data")
 app.add_typer(training.app)
 app.add_typer(training.runs, name="runs")
 app.add_typer(models.app)
+app.add_typer(log.app, name="log")
 
 
 def main() -> None:

@@ -1,0 +1,77 @@
+"""`onesheet log`: what was asked and answered, exported and thinned out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Annotated
+from uuid import UUID
+
+import typer
+
+from onesheet.console import extra, progress, read_settings
+
+if TYPE_CHECKING:
+    from onesheet.predictionlog import PredictionLog
+
+app = typer.Typer(no_args_is_help=True, help="Export the prediction log; remove what is old, or no longer wanted.")
+
+UrlOption = Annotated[
+    str | None, typer.Option(help="SQLAlchemy URL of the log. (default: ONESHEET_LOG_URL or sqlite:///onesheet.db)")
+]
+_MOMENTS = ["%Y-%m-%d", "%Y-%m-%dT%H:%M", "%Y-%m-%dT%H:%M:%S"]
+
+
+@app.command(epilog="Example: onesheet log export gs://my-bucket/november.parquet --since 2026-11-01")
+def export(
+    out: Annotated[str, typer.Argument(metavar="OUT", help="A Parquet file to write, here or at gs://BUCKET/FILE.")],
+    since: Annotated[datetime | None, typer.Option(formats=_MOMENTS, help="The first moment, UTC.")] = None,
+    until: Annotated[datetime | None, typer.Option(formats=_MOMENTS, help="The moment after the last, UTC.")] = None,
+    model_version: Annotated[str | None, typer.Option(help="Only the answers of this version.")] = None,
+    url: UrlOption = None,
+) -> None:
+    """Write answers and feedback to a Parquet file, in bounded memory."""
+    with extra("data"):
+        from onesheet.monitoring.log_export import export_parquet
+    with _log(url) as log, progress("Exporting") as advance:
+        total = log.count()
+        rows = export_parquet(
+            log,
+            out,
+            since=since and since.replace(tzinfo=UTC),
+            until=until and until.replace(tzinfo=UTC),
+            model_version=model_version,
+            on_rows=lambda rows: advance(rows, total),
+        )
+    typer.echo(f"{out}: {rows} answers")
+
+
+@app.command(epilog="Example: onesheet log delete 0f8b2c9e-6a53-4f0e-9f0b-0a4f6f1c7d21")
+def delete(
+    ids: Annotated[list[UUID], typer.Argument(metavar="ID", help="A prediction_id; several are welcome.")],
+    url: UrlOption = None,
+) -> None:
+    """Remove answers, and what was said of them."""
+    with _log(url) as log:
+        typer.echo(f"{log.delete(ids)} answers removed")
+
+
+@app.command(epilog="Example: onesheet log prune --older-than-days 90")
+def prune(
+    older_than_days: Annotated[float, typer.Option(min=0, help="Age from which on an answer goes.")],
+    url: UrlOption = None,
+) -> None:
+    """Remove answers of more than an age, and what was said of them."""
+    with _log(url) as log:
+        removed = log.delete_before(datetime.now(UTC) - timedelta(days=older_than_days))
+        typer.echo(f"{removed} answers removed")
+
+
+@contextmanager
+def _log(url: str | None) -> Iterator[PredictionLog]:
+    from onesheet.predictionlog import PredictionLog
+
+    with closing(PredictionLog(url or read_settings().log_url, must_exist=True)) as log:
+        log.migrate()
+        yield log

@@ -1,0 +1,292 @@
+"""The log in a database: appended to in groups, read in batches."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+from uuid import UUID
+
+import numpy as np
+from sqlalchemy import Connection, Engine, Select, create_engine, delete, event, func, select
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
+
+from onesheet.errors import InvalidRequestError, LogUnavailableError, MissingExtraError, UnknownPredictionError
+from onesheet.predictionlog.records import STATISTICS, Feedback, LoggedPrediction
+from onesheet.predictionlog.schema import FEEDBACK, MODELS, PREDICTIONS
+
+if TYPE_CHECKING:
+    from sqlalchemy import Table
+
+# A store that does not answer within this time is down: a client waits for the answer.
+_CONNECT_SECONDS: Final = 2
+_STATEMENT_SECONDS: Final = 5
+_BATCH: Final = 1000
+
+_INSERTS: Final = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}
+
+
+class PredictionLog:
+    """Answers and feedback in SQLite or PostgreSQL; safe to share between threads and between processes.
+
+    Args:
+        url: An SQLAlchemy URL, such as `sqlite:///onesheet.db` or `postgresql://user:password@host/database`.
+        must_exist: Make no new SQLite file.
+
+    Raises:
+        LogUnavailableError: There is no file, and there must be one.
+        InvalidRequestError: The URL is none, or names another kind of database.
+        MissingExtraError: PostgreSQL, and its driver is not installed.
+    """
+
+    def __init__(self, url: str, *, must_exist: bool = False) -> None:
+        self._engine = _create_engine(url)
+        database = self._engine.url.database or ""
+        if must_exist and self._engine.dialect.name == "sqlite" and not Path(database).is_file():
+            raise LogUnavailableError(f"there is no prediction log at {database}")
+        self._model_ids: dict[tuple[str, str], int] = {}
+        self._lock = threading.Lock()
+
+    def migrate(self) -> None:
+        """Create the tables or bring them up to date; several processes may do so at once.
+
+        Raises:
+            LogUnavailableError: The database cannot be reached or refuses.
+        """
+        from onesheet.predictionlog.migrate import upgrade
+
+        with _available():
+            upgrade(self._engine)
+
+    def append(self, predictions: Sequence[LoggedPrediction]) -> None:
+        """Write a group of answers in one transaction; what is already there stays as it is.
+
+        That makes it safe to repeat: a connection that breaks at the commit does not tell whether it took place.
+
+        Raises:
+            LogUnavailableError: Nothing of the group can be relied on to be there.
+        """
+        with _available(), self._engine.begin() as connection:
+            ids = {self._model_key(prediction): self._model_id(connection, prediction) for prediction in predictions}
+            rows = [_to_row(prediction, ids[self._model_key(prediction)]) for prediction in predictions]
+            connection.execute(self._insert(PREDICTIONS).on_conflict_do_nothing(), rows)
+        with self._lock:
+            self._model_ids |= ids
+
+    def add_feedback(self, feedback: Feedback) -> None:
+        """Keep what somebody says of an answer.
+
+        Raises:
+            UnknownPredictionError: There is no such answer.
+            LogUnavailableError: It could not be kept.
+        """
+        with _available(), self._engine.begin() as connection:
+            known = connection.scalar(
+                select(func.count()).select_from(PREDICTIONS).where(PREDICTIONS.c.id == feedback.prediction_id)
+            )
+            if not known:
+                raise UnknownPredictionError(f"there is no prediction {feedback.prediction_id}")
+            connection.execute(
+                FEEDBACK.insert().values(
+                    prediction_id=feedback.prediction_id, time=feedback.time, genres=list(feedback.genres)
+                )
+            )
+
+    def count(self) -> int:
+        """How many answers are kept.
+
+        Raises:
+            LogUnavailableError: The database cannot be read.
+        """
+        with _available(), self._engine.connect() as connection:
+            return int(connection.scalar(select(func.count()).select_from(PREDICTIONS)) or 0)
+
+    def predictions(
+        self,
+        *,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        model_version: str | None = None,
+    ) -> Iterator[LoggedPrediction]:
+        """Answers in the order of their times, in bounded memory.
+
+        Args:
+            since: The first moment.
+            until: The moment after the last.
+            model_version: Only this model's.
+
+        Raises:
+            LogUnavailableError: The database cannot be read.
+        """
+        query = select(PREDICTIONS, MODELS.c.name, MODELS.c.version, MODELS.c.genres).join(MODELS)
+        if since:
+            query = query.where(PREDICTIONS.c.time >= since)
+        if until:
+            query = query.where(PREDICTIONS.c.time < until)
+        if model_version:
+            query = query.where(MODELS.c.version == model_version)
+        with _available(), self._engine.connect() as connection:
+            for row in connection.execution_options(yield_per=_BATCH).execute(query.order_by(PREDICTIONS.c.time)):
+                yield _to_prediction(row._mapping)
+
+    def feedback(self, prediction_id: UUID | None = None) -> Iterator[Feedback]:
+        """What people have said, oldest first; of one answer or of all.
+
+        Raises:
+            LogUnavailableError: The database cannot be read.
+        """
+        query = select(FEEDBACK).order_by(FEEDBACK.c.id)
+        if prediction_id:
+            query = query.where(FEEDBACK.c.prediction_id == prediction_id)
+        with _available(), self._engine.connect() as connection:
+            for row in connection.execution_options(yield_per=_BATCH).execute(query):
+                yield Feedback(row.prediction_id, row.time, tuple(row.genres))
+
+    def latest_feedback(self, ids: Sequence[UUID]) -> dict[UUID, tuple[str, ...]]:
+        """The true genres of some answers, as they were said last; answers that nobody spoke of are missing.
+
+        Raises:
+            LogUnavailableError: The database cannot be read.
+        """
+        query = select(FEEDBACK).where(FEEDBACK.c.prediction_id.in_(ids)).order_by(FEEDBACK.c.id)
+        with _available(), self._engine.connect() as connection:
+            return {row.prediction_id: tuple(row.genres) for row in connection.execute(query)}
+
+    def delete(self, ids: Sequence[UUID]) -> int:
+        """Remove answers and what was said of them.
+
+        Returns:
+            How many answers were removed.
+
+        Raises:
+            LogUnavailableError: The database refuses.
+        """
+        with _available(), self._engine.begin() as connection:
+            connection.execute(delete(FEEDBACK).where(FEEDBACK.c.prediction_id.in_(ids)))
+            return connection.execute(delete(PREDICTIONS).where(PREDICTIONS.c.id.in_(ids))).rowcount
+
+    def delete_before(self, moment: datetime) -> int:
+        """Remove all answers older than a moment, and what was said of them.
+
+        Returns:
+            How many answers were removed.
+
+        Raises:
+            LogUnavailableError: The database refuses.
+        """
+        old = select(PREDICTIONS.c.id).where(PREDICTIONS.c.time < moment).limit(_BATCH)
+        removed = 0
+        # A batch at a time: those who write meanwhile wait for one of them at most.
+        while ids := self._ids(old):
+            removed += self.delete(ids)
+        return removed
+
+    def close(self) -> None:
+        """Close all connections."""
+        self._engine.dispose()
+
+    def _ids(self, query: Select[tuple[UUID]]) -> list[UUID]:
+        with _available(), self._engine.connect() as connection:
+            return [row.id for row in connection.execute(query)]
+
+    def _model_id(self, connection: Connection, prediction: LoggedPrediction) -> int:
+        key = self._model_key(prediction)
+        if known := self._model_ids.get(key):
+            return known
+        name, version = key
+        connection.execute(
+            self._insert(MODELS).on_conflict_do_nothing(),
+            {"name": name, "version": version, "genres": list(prediction.genres)},
+        )
+        return int(
+            connection.execute(
+                select(MODELS.c.id).where(MODELS.c.name == name, MODELS.c.version == version)
+            ).scalar_one()
+        )
+
+    def _insert(self, table: Table) -> Any:
+        return _INSERTS[self._engine.dialect.name](table)
+
+    @staticmethod
+    def _model_key(prediction: LoggedPrediction) -> tuple[str, str]:
+        return prediction.model_name, prediction.model_version
+
+
+@contextmanager
+def _available() -> Iterator[None]:
+    try:
+        yield
+    except SQLAlchemyError as error:
+        # What the driver says may name hosts and users; it belongs into the server's log.
+        raise LogUnavailableError("the prediction log cannot be reached") from error
+
+
+def _create_engine(url: str) -> Engine:
+    try:
+        parsed = make_url(url)
+        backend = parsed.get_backend_name()
+        if backend not in _INSERTS:
+            raise InvalidRequestError(f"the prediction log is kept in SQLite or PostgreSQL, not in {backend}")
+        if backend == "postgresql":
+            # SQLAlchemy would take the older psycopg2.
+            parsed = parsed.set(drivername="postgresql+psycopg")
+            options = f"-c statement_timeout={_STATEMENT_SECONDS * 1000}"
+            return create_engine(
+                parsed, pool_pre_ping=True, connect_args={"connect_timeout": _CONNECT_SECONDS, "options": options}
+            )
+    except ArgumentError as error:
+        raise InvalidRequestError("the address of the prediction log is no SQLAlchemy URL") from error
+    except (NoSuchModuleError, ModuleNotFoundError) as error:
+        raise MissingExtraError("PostgreSQL needs its driver: install onesheet[postgres]") from error
+    engine = create_engine(parsed, connect_args={"timeout": _STATEMENT_SECONDS})
+    event.listen(engine, "connect", _prepare_sqlite)
+    return engine
+
+
+def _prepare_sqlite(connection: Any, _: Any) -> None:
+    """Readers do not stop writers; a commit is on the disk before it returns."""
+    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+        connection.execute(f"PRAGMA {pragma}")
+
+
+def _to_row(prediction: LoggedPrediction, model_id: int) -> dict[str, Any]:
+    return {
+        "id": prediction.id,
+        "time": prediction.time,
+        "role": prediction.role,
+        "model_id": model_id,
+        "probabilities": prediction.probabilities.astype("<f4").tobytes(),
+        "embedding": prediction.embedding.astype("<f2").tobytes(),
+        "threshold": prediction.threshold,
+        "predicted": list(prediction.predicted),
+        **{name: prediction.statistics[name] for name in STATISTICS},
+        "latency_ms": prediction.latency_ms,
+        "file_name": prediction.file_name,
+        "content_sha256": prediction.content_sha256,
+        "request_id": prediction.request_id,
+    }
+
+
+def _to_prediction(row: Any) -> LoggedPrediction:
+    return LoggedPrediction(
+        id=row["id"],
+        time=row["time"],
+        role=row["role"],
+        model_name=row["name"],
+        model_version=row["version"],
+        genres=tuple(row["genres"]),
+        probabilities=np.frombuffer(row["probabilities"], "<f4"),
+        embedding=np.frombuffer(row["embedding"], "<f2"),
+        threshold=row["threshold"],
+        predicted=tuple(row["predicted"]),
+        statistics={name: row[name] for name in STATISTICS},
+        latency_ms=row["latency_ms"],
+        file_name=row["file_name"],
+        content_sha256=row["content_sha256"],
+        request_id=row["request_id"],
+    )

@@ -1,0 +1,211 @@
+"""The log keeps every answer, once, in SQLite and in PostgreSQL, whoever writes beside it."""
+
+from __future__ import annotations
+
+import dataclasses
+import subprocess
+import sys
+import threading
+from datetime import UTC, datetime, timedelta
+from uuid import uuid4
+
+import numpy as np
+import pytest
+from sqlalchemy import create_engine, inspect
+
+from onesheet.errors import InvalidRequestError, LogUnavailableError, UnknownPredictionError
+from onesheet.predictionlog import Feedback, GroupWriter, LoggedPrediction, PredictionLog
+from onesheet.predictionlog.records import STATISTICS
+from onesheet.predictionlog.schema import METADATA
+
+NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
+
+
+def answer(**fields) -> LoggedPrediction:
+    """One to be logged."""
+    usual = {
+        "id": uuid4(),
+        "time": NOW,
+        "role": "answered",
+        "model_name": "tiny",
+        "model_version": "1.2.3",
+        "genres": ("Comedy", "Drama"),
+        "probabilities": np.array([0.25, 0.75], np.float32),
+        "embedding": np.array([1.5, -2.0, 0.0], np.float32),
+        "threshold": None,
+        "predicted": ("Drama",),
+        "statistics": {name: float(place) for place, name in enumerate(STATISTICS)},
+        "latency_ms": 12.5,
+        "file_name": "pöster.jpg",
+        "content_sha256": "0" * 64,
+        "request_id": "abc",
+    }
+    return LoggedPrediction(**{**usual, **fields})
+
+
+@pytest.fixture
+def log(log_url):
+    opened = PredictionLog(log_url)
+    opened.migrate()
+    yield opened
+    opened.close()
+
+
+def test_an_answer_comes_back_as_it_was(log):
+    given = answer(threshold=0.4, time=datetime(2026, 3, 1, 1, tzinfo=UTC))
+    log.append([given])
+    (kept,) = log.predictions()
+    for field in dataclasses.fields(LoggedPrediction):
+        if field.name in ("probabilities", "embedding"):
+            np.testing.assert_array_equal(getattr(kept, field.name), getattr(given, field.name))
+        else:
+            assert getattr(kept, field.name) == getattr(given, field.name), field.name
+
+
+def test_the_migrations_make_the_tables_that_the_code_knows(log, log_url):
+    engine = create_engine(log_url.replace("postgresql", "postgresql+psycopg"))
+    found = inspect(engine)
+    assert set(found.get_table_names()) == {*METADATA.tables, "alembic_version"}
+    for name, table in METADATA.tables.items():
+        assert {column["name"] for column in found.get_columns(name)} == set(table.columns.keys())
+        assert {index["name"] for index in found.get_indexes(name)} >= {index.name for index in table.indexes}
+        assert found.get_pk_constraint(name)["constrained_columns"] == [key.name for key in table.primary_key]
+    engine.dispose()
+
+
+def test_to_write_a_group_again_doubles_nothing(log):
+    group = [answer() for _ in range(3)]
+    log.append(group)
+    log.append([*group, answer()])
+    assert log.count() == 4
+
+
+def test_a_shadow_answer_stands_beside_the_one_that_was_given(log):
+    given = answer()
+    log.append([given, dataclasses.replace(given, role="shadow", model_version="2")])
+    assert {(kept.id, kept.role) for kept in log.predictions()} == {(given.id, "answered"), (given.id, "shadow")}
+
+
+def test_a_window_of_time_and_a_model_are_read_in_order(log):
+    hours = [answer(time=NOW + timedelta(hours=number), model_version=str(number % 2)) for number in range(6)]
+    log.append(hours[::-1])
+    window = log.predictions(since=hours[1].time, until=hours[5].time)
+    assert [kept.id for kept in window] == [given.id for given in hours[1:5]]
+    assert [kept.id for kept in log.predictions(model_version="1")] == [given.id for given in hours[1::2]]
+
+
+def test_feedback_joins_the_answer_that_it_is_about(log):
+    given = answer()
+    log.append([given])
+    said = Feedback(given.id, NOW, ("Comedy",))
+    log.add_feedback(said)
+    assert list(log.feedback(given.id)) == [said]
+    with pytest.raises(UnknownPredictionError):
+        log.add_feedback(Feedback(uuid4(), NOW, ()))
+    assert list(log.feedback()) == [said]
+
+
+def test_answers_are_forgotten_by_id_and_by_age_with_what_was_said_of_them(log):
+    old, kept, named = answer(time=NOW - timedelta(days=91)), answer(), answer()
+    log.append([old, kept, named])
+    for given in (old, kept, named):
+        log.add_feedback(Feedback(given.id, NOW, ()))
+    assert log.delete([named.id, uuid4()]) == 1
+    assert log.delete_before(NOW - timedelta(days=90)) == 1
+    assert [left.id for left in log.predictions()] == [kept.id]
+    assert [left.prediction_id for left in log.feedback()] == [kept.id]
+
+
+def write_many(url: str, number: int) -> None:
+    """A process of its own: its answers arrive one by one from several threads."""
+    log = PredictionLog(url)
+    log.migrate()
+    writer = GroupWriter(log.append)
+    mine = [answer(request_id=f"{number}-{place}", model_version=str(number)) for place in range(50)]
+
+    def submit(part: list[LoggedPrediction]) -> None:
+        for given in part:
+            writer.submit(given).result(timeout=30)
+
+    threads = [threading.Thread(target=submit, args=(mine[start::5],)) for start in range(5)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    writer.close()
+    log.close()
+
+
+@pytest.mark.timeout(120)
+def test_eight_processes_write_at_once_and_nothing_is_lost_or_doubled(log_url):
+    """They also create the tables at once."""
+    code = "import runpy, sys; runpy.run_path(sys.argv[1])['write_many'](sys.argv[2], int(sys.argv[3]))"
+    processes = [subprocess.Popen([sys.executable, "-c", code, __file__, log_url, str(place)]) for place in range(8)]
+    assert [process.wait() for process in processes] == [0] * 8
+    log = PredictionLog(log_url)
+    found = [kept.request_id for kept in log.predictions()]
+    log.close()
+    assert sorted(found) == sorted(f"{number}-{place}" for number in range(8) for place in range(50))
+
+
+def test_a_database_that_went_away_is_told_and_comes_back(postgres):
+    log = PredictionLog(postgres.url)
+    log.migrate()
+    log.append([answer()])
+    postgres.stop()
+    with pytest.raises(LogUnavailableError) as failure:
+        log.append([answer()])
+    assert "127.0.0.1" not in failure.value.message
+    postgres.start()
+    log.append([answer()])
+    assert log.count() == 2
+    log.delete_before(NOW + timedelta(days=1))
+    log.close()
+
+
+def test_what_arrives_while_a_group_is_written_becomes_the_next_group():
+    may_go, groups = threading.Event(), []
+
+    def append(group) -> None:
+        groups.append(len(group))
+        may_go.wait(10)
+
+    writer = GroupWriter(append)
+    first = writer.submit(answer())
+    while not groups:
+        pass
+    others = [writer.submit(answer()) for _ in range(20)]
+    may_go.set()
+    for written in (first, *others):
+        written.result(timeout=10)
+    writer.close()
+    assert groups == [1, 20]
+
+
+def test_a_group_that_fails_is_told_to_everybody_in_it_and_the_next_is_written():
+    failing = True
+
+    def append(group) -> None:
+        if failing:
+            raise LogUnavailableError
+
+    writer = GroupWriter(append)
+    with pytest.raises(LogUnavailableError):
+        writer.submit(answer()).result(timeout=10)
+    failing = False
+    assert writer.submit(answer()).result(timeout=10) is None
+    writer.close()
+
+
+@pytest.mark.parametrize("url", ["nonsense", "mysql://host/database", "oracle+cx://x/y", "sqlite"])
+def test_other_addresses_are_refused(url):
+    with pytest.raises(InvalidRequestError, match="prediction log"):
+        PredictionLog(url)
+
+
+def test_a_folder_that_is_not_there_is_told_without_its_name(tmp_path):
+    log = PredictionLog(f"sqlite:///{tmp_path}/nowhere/log.db")
+    with pytest.raises(LogUnavailableError) as failure:
+        log.migrate()
+    assert str(tmp_path) not in failure.value.message
+    log.close()
