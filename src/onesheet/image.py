@@ -7,6 +7,7 @@ be read is decided by content, never by file name, and before any pixel is decod
 from __future__ import annotations
 
 import io
+import math
 import os
 import struct
 import zlib
@@ -310,23 +311,31 @@ def image_statistics(picture: Picture) -> dict[str, float]:
         Laplacian of the luma, Pech-Pacheco et al. 2000); `width`, `height` in pixels and `aspect` = width / height
         of the original.
     """
-    rgb = picture.pixels.astype(np.float32)
-    red, green, blue = rgb[..., 0], rgb[..., 1], rgb[..., 2]
+    # One plane a colour: numpy is slow at every third number.
+    rgb = np.ascontiguousarray(picture.pixels.transpose(2, 0, 1)).astype(np.float32)
+    red, green, blue = rgb
     luma = (0.299 * red + 0.587 * green + 0.114 * blue) / 255
     laplacian = luma[:-2, 1:-1] + luma[2:, 1:-1] + luma[1:-1, :-2] + luma[1:-1, 2:] - 4 * luma[1:-1, 1:-1]
     red_green, yellow_blue = red - green, 0.5 * (red + green) - blue
-    spread = np.hypot(red_green.std(), yellow_blue.std())
-    centre = np.hypot(red_green.mean(), yellow_blue.mean())
+    (mean, std), (brightness, contrast), (_, edges) = map(_mean_and_std, (rgb, luma, laplacian))
+    (red_green_mean, red_green_std), (yellow_blue_mean, yellow_blue_std) = map(_mean_and_std, (red_green, yellow_blue))
+    spread, centre = math.hypot(red_green_std, yellow_blue_std), math.hypot(red_green_mean, yellow_blue_mean)
     return {
-        "mean": float(rgb.mean()),
-        "std": float(rgb.std()),
-        "min": float(rgb.min()),
-        "max": float(rgb.max()),
-        "brightness": float(luma.mean()),
-        "contrast": float(luma.std()),
-        "colourfulness": float(spread + 0.3 * centre),
-        "sharpness": float(laplacian.var()),
+        "mean": mean,
+        "std": std,
+        "min": float(picture.pixels.min()),
+        "max": float(picture.pixels.max()),
+        "brightness": brightness,
+        "contrast": contrast,
+        "colourfulness": spread + 0.3 * centre,
+        "sharpness": edges**2,
         "width": float(picture.width),
         "height": float(picture.height),
         "aspect": picture.width / picture.height,
     }
+
+
+def _mean_and_std(values: NDArray[np.float32]) -> tuple[float, float]:
+    mean = float(values.mean())
+    centred = np.ravel(values) - np.float32(mean)
+    return mean, math.sqrt(float(centred @ centred) / centred.size)

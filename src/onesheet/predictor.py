@@ -177,6 +177,11 @@ class Predictor:
         probabilities, embedding = self._session.run(OUTPUTS, {INPUT: pixels})
         return probabilities, embedding
 
+    def warm_up(self) -> None:
+        """Answer a blank picture, so that the first real one finds everything in place."""
+        spec = self.metadata.preprocess
+        self.run(np.zeros((1, spec.height, spec.width, 3), np.uint8))
+
     def check_options(self, threshold: float | None, top_k: int | None) -> None:
         """Refuse options that are out of range.
 
@@ -210,18 +215,25 @@ class Predictor:
     def _answer(self, pictures: Sequence[Picture], threshold: float | None, top_k: int | None) -> list[Prediction]:
         if not pictures:
             return []
-        probabilities, embeddings = self.run(np.stack([picture.pixels for picture in pictures]))
-        thresholds = self._thresholds if threshold is None else np.float32(threshold)
-        reached = probabilities >= thresholds
-        return [self._prediction(*row, top_k) for row in zip(probabilities, embeddings, reached, strict=True)]
+        outputs = self.run(np.stack([picture.pixels for picture in pictures]))
+        return [self.judge(*row, threshold=threshold, top_k=top_k) for row in zip(*outputs, strict=True)]
 
-    def _prediction(
+    def judge(
         self,
         probabilities: NDArray[np.float32],
         embedding: NDArray[np.float32],
-        reached: NDArray[np.bool_],
-        top_k: int | None,
+        threshold: float | None = None,
+        top_k: int | None = None,
     ) -> Prediction:
+        """What one row of the graph's outputs says.
+
+        Args:
+            probabilities: `[G]`.
+            embedding: `[D]`.
+            threshold: As in `predict`.
+            top_k: As in `predict`.
+        """
+        reached = probabilities >= (self._thresholds if threshold is None else np.float32(threshold))
         ranking = np.argsort(-probabilities, kind="stable")
         scores = [GenreScore(self.genres[i], float(probabilities[i])) for i in ranking]
         return Prediction(

@@ -5,13 +5,23 @@ from __future__ import annotations
 import io
 import json
 import logging
-from contextlib import asynccontextmanager, redirect_stderr
-from typing import TYPE_CHECKING, Any
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from contextlib import asynccontextmanager, redirect_stderr, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
 
 import httpx
 import pytest
 import structlog
+from sqlalchemy import create_engine, text
 
+from onesheet.bundle import load_bundle, write_bundle
 from onesheet.log import configure_logging
 from onesheet.serving import create_app
 from onesheet.settings import Settings
@@ -19,11 +29,77 @@ from onesheet.settings import Settings
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
     from contextlib import AbstractAsyncContextManager
-    from pathlib import Path
 
     from fastapi import FastAPI
 
     from onesheet.predictor import Predictor
+
+
+# Debian keeps the server's programs beside the path.
+_FOLDERS = (*sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True),)
+
+
+def find_postgres() -> Path | None:
+    """The folder with `initdb` and `pg_ctl`."""
+    found = shutil.which("initdb")
+    return Path(found).parent if found else next((folder for folder in _FOLDERS if (folder / "initdb").exists()), None)
+
+
+class Postgres:
+    """A cluster on a free port, which can be stopped and started again.
+
+    Args:
+        programs: Folder with `initdb` and `pg_ctl`.
+        folder: For its data.
+    """
+
+    def __init__(self, programs: Path, folder: Path) -> None:
+        self._programs, self._folder = programs, folder
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            self._port = listener.getsockname()[1]
+        if os.geteuid() == 0:  # it refuses to run as root
+            shutil.chown(folder, "postgres")
+            for parent in folder.parents:
+                if parent.stat().st_uid == 0 and parent != Path("/"):
+                    parent.chmod(parent.stat().st_mode | 0o711)
+        self._run("initdb", "-A", "trust", "-U", "onesheet", "-E", "UTF8", "--no-sync")
+
+    @property
+    def url(self) -> str:
+        """For SQLAlchemy."""
+        return f"postgresql://onesheet@127.0.0.1:{self._port}/postgres"
+
+    def start(self) -> None:
+        """Returns when it accepts connections."""
+        options = f"-p {self._port} -h 127.0.0.1 -k '' -c fsync=off"
+        self._run("pg_ctl", "-w", "-o", options, "-l", str(self._folder / "log"), "start")
+
+    def stop(self) -> None:
+        """At once, as if the machine had gone."""
+        self._run("pg_ctl", "-m", "immediate", "stop")
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def _run(self, program: str, *arguments: str) -> None:
+        command = [str(self._programs / program), "-D", str(self._folder / "data"), *arguments]
+        user = {"user": "postgres", "group": "postgres", "extra_groups": []} if os.geteuid() == 0 else {}
+        subprocess.run(command, check=True, cwd=self._folder, stdout=subprocess.DEVNULL, **user)
+
+
+@pytest.fixture
+def next_bundle(tiny_bundle: Path, tmp_path: Path) -> Path:
+    """The tiny bundle under another version, with a threshold that nothing reaches."""
+    loaded = load_bundle(tiny_bundle)
+    metadata = loaded.metadata.model_dump(exclude={"files", "schema_version"})
+    metadata |= {"version": "2.0.0", "thresholds": dict.fromkeys(metadata["genres"], 1.0)}
+    files = {path.name: path.read_bytes() for path in tiny_bundle.iterdir() if path.name != "bundle.json"}
+    write_bundle(metadata, files, tmp_path / "next")
+    return tmp_path / "next"
 
 
 @pytest.fixture
@@ -32,8 +108,9 @@ def anyio_backend() -> str:
 
 
 @pytest.fixture
-def settings(tiny_bundle: Path) -> Settings:
-    return Settings(_env_file=None, bundle=str(tiny_bundle), max_upload_bytes=100_000)
+def settings(tiny_bundle: Path, tmp_path: Path) -> Settings:
+    log = f"sqlite:///{tmp_path}/log.db"
+    return Settings(_env_file=None, bundle=str(tiny_bundle), max_upload_bytes=100_000, log_url=log)
 
 
 @pytest.fixture
@@ -77,3 +154,133 @@ def read_log(restored_logging: None) -> Callable[[], list[dict[str, Any]]]:
     with redirect_stderr(stream):
         configure_logging(as_json=True)
     return lambda: [json.loads(line) for line in stream.getvalue().splitlines()]
+
+
+@pytest.fixture(scope="session")
+def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
+    """A real PostgreSQL."""
+    programs = find_postgres()
+    if programs is None:
+        if os.environ.get("ONESHEET_REQUIRE_ALL") == "1":
+            pytest.fail("PostgreSQL is not installed")
+        pytest.skip("PostgreSQL is not installed")
+    with Postgres(programs, tmp_path_factory.mktemp("postgres")) as started:
+        yield started
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def log_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """The address of an empty prediction log, in either kind of database."""
+    if request.param == "sqlite":
+        yield f"sqlite:///{tmp_path}/log.db"
+        return
+    url = request.getfixturevalue("postgres").url
+    yield url
+    engine = create_engine(url.replace("postgresql", "postgresql+psycopg"))
+    with engine.begin() as connection:
+        connection.execute(text("DROP SCHEMA public CASCADE; CREATE SCHEMA public"))
+    engine.dispose()
+
+
+class Served:
+    """`onesheet serve` as processes of its own, on any free port.
+
+    Args:
+        folder: Its working folder, where it keeps log and prediction log.
+        environment: Settings, without their prefix.
+        options: Of the command.
+    """
+
+    def __init__(self, folder: Path, environment: dict[str, str], *options: str) -> None:
+        settings = {"PORT": "0", "LOG_JSON": "true", **environment}
+        variables = {**os.environ, **{f"ONESHEET_{name}": value for name, value in settings.items()}}
+        self._log = folder / "server.log"
+        # Whoever started the tests may have told them to ignore Ctrl-C, and that is inherited.
+        code = """
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from onesheet.cli import main
+main()
+"""
+        with self._log.open("wb") as stderr:
+            self.process = subprocess.Popen(
+                [sys.executable, "-c", code, "serve", *options],
+                cwd=folder,
+                env=variables,
+                stderr=stderr,
+                start_new_session=True,
+            )
+        self.url = self._first_line("listening")["url"]
+        host, port = self.url.removeprefix("http://").rsplit(":", 1)
+        self.address = (host, int(port))
+        self.log_url = settings.get("LOG_URL", f"sqlite:///{folder}/onesheet.db")
+        wait_until_ready(self.url)
+
+    def log(self) -> str:
+        """What it has logged so far."""
+        return self._log.read_text()
+
+    def lines(self) -> list[dict[str, Any]]:
+        """The same, line by line; a line that is not JSON is an error."""
+        return [json.loads(line) for line in self.log().splitlines()]
+
+    def workers(self) -> list[int]:
+        """The processes that answer, by their ids."""
+        import psutil
+
+        children = psutil.Process(self.process.pid).children()
+        return [child.pid for child in children if "spawn_main" in " ".join(child.cmdline())]
+
+    def stop(self, how: int = signal.SIGTERM) -> int:
+        """Ask it to stop, and wait for it; its exit code."""
+        self.process.send_signal(how)
+        return self.process.wait(20)
+
+    def kill(self) -> None:
+        """At once, and all of it."""
+        with suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+
+    def _first_line(self, event: str) -> dict[str, Any]:
+        deadline = time.monotonic() + 30
+        while time.monotonic() < deadline and self.process.poll() is None:
+            for line in self.log().splitlines(keepends=True):
+                if line.startswith("{") and line.endswith("\n") and (found := json.loads(line))["event"] == event:
+                    return found
+            time.sleep(0.02)
+        raise TimeoutError(self.log())
+
+
+def wait_until_ready(url: str) -> None:
+    """Returns when the model of a server answers."""
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        try:
+            if httpx.get(f"{url}/readyz").status_code == 200:
+                return
+        except httpx.TransportError:
+            pass
+        time.sleep(0.05)
+    raise TimeoutError(url)
+
+
+@pytest.fixture(name="wait_until_ready")
+def _wait_until_ready() -> Callable[[str], None]:
+    return wait_until_ready
+
+
+@pytest.fixture
+def serving(tiny_bundle: Path, tmp_path: Path) -> Iterator[Callable[..., Served]]:
+    """`serving(WORKERS="2")`: a running server with these settings, gone at the end."""
+    servers: list[Served] = []
+
+    def start(*options: str, **environment: str) -> Served:
+        folder = tmp_path / f"server-{len(servers)}"
+        folder.mkdir()
+        servers.append(Served(folder, {"BUNDLE": str(tiny_bundle), **environment}, *options))
+        return servers[-1]
+
+    yield start
+    for server in servers:
+        server.kill()

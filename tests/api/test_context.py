@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from onesheet.monitoring.metrics import Metrics
 from onesheet.predictor import Predictor
 from onesheet.serving import create_app
 from onesheet.serving.context import RequestContext
@@ -53,7 +54,7 @@ async def test_each_request_leaves_one_line(read_log, client, make_poster):
 
 
 class BrokenPredictor(Predictor):
-    def predict(self, source, **options):
+    def run(self, batch):
         raise ZeroDivisionError("a secret of the code")
 
 
@@ -68,7 +69,7 @@ async def test_an_unexpected_error_is_logged_and_not_shown(settings, tiny_bundle
     assert answer.headers["content-type"] == "application/problem+json"
     assert answer.headers["x-request-id"] == "unlucky"
     assert "secret" not in answer.text
-    error, request, _ = read_log()
+    error, request = read_log()
     assert "a secret of the code" in error["exception"]
     assert "Traceback" in error["exception"]
     assert (error["request_id"], request["status"]) == ("unlucky", 500)
@@ -85,7 +86,7 @@ async def test_an_error_in_the_middle_of_an_answer_is_logged_and_nothing_more_is
         raise ZeroDivisionError
 
     scope = {"type": "http", "method": "GET", "path": "/breaks", "headers": []}
-    await RequestContext(breaks)(scope, None, send)
+    await RequestContext(breaks, Metrics())(scope, None, send)
 
     assert sent == ["http.response.start"]
     error, request = read_log()

@@ -11,7 +11,7 @@ import pytest
 
 from onesheet.predictor import Predictor
 from onesheet.serving import create_app
-from onesheet.serving import model as model_module
+from onesheet.serving import loading as loading_module
 
 pytestmark = pytest.mark.anyio
 
@@ -49,13 +49,13 @@ async def test_a_given_predictor_is_kept_when_the_application_starts(settings, p
 
 async def test_the_bundle_of_the_settings_is_loaded_in_the_background(settings, connect, make_poster, monkeypatch):
     may_load = threading.Event()
-    load = model_module.load_predictor
+    load = loading_module.load_predictor
 
     def slow_load(*args, **kwargs):
         may_load.wait(10)
         return load(*args, **kwargs)
 
-    monkeypatch.setattr(model_module, "load_predictor", slow_load)
+    monkeypatch.setattr(loading_module, "load_predictor", slow_load)
     app = create_app(settings)
     async with app.router.lifespan_context(app), connect(app) as client:
         assert (await client.get("/livez")).status_code == 200
@@ -82,7 +82,7 @@ async def test_stopping_does_not_wait_for_a_bundle_that_never_comes(settings, mo
         may_load.wait(30)
         raise OSError
 
-    monkeypatch.setattr(model_module, "load_predictor", endless_load)
+    monkeypatch.setattr(loading_module, "load_predictor", endless_load)
     app = create_app(settings)
     started = time.monotonic()
     async with app.router.lifespan_context(app):
@@ -99,7 +99,7 @@ async def test_the_limits_and_threads_are_those_of_the_settings(settings, connec
         answer = await client.post("/predict", files={"file": make_poster(size=(60, 90))})
 
     assert answer.json()["type"] == "/problems/image_too_large"
-    assert app.state.model.get().threads == 3
+    assert app.state.service.predictor.threads == 3
 
 
 @pytest.fixture
@@ -145,7 +145,7 @@ async def test_an_unexpected_failure_to_load_is_logged_but_not_shown(settings, c
     def broken_load(*args, **kwargs):
         raise RuntimeError("secret of the server")
 
-    monkeypatch.setattr(model_module, "load_predictor", broken_load)
+    monkeypatch.setattr(loading_module, "load_predictor", broken_load)
     app = create_app(settings)
     async with app.router.lifespan_context(app), connect(app) as client:
         with anyio.fail_after(10):
@@ -165,14 +165,14 @@ class SlowPredictor(Predictor):
         self.busy = self.most_busy = 0
         self._lock = threading.Lock()
 
-    def predict(self, source, **options):
+    def run(self, batch):
         with self._lock:
             self.busy += 1
             self.most_busy = max(self.most_busy, self.busy)
         self.go.wait(10)
         with self._lock:
             self.busy -= 1
-        return super().predict(source, **options)
+        return super().run(batch)
 
 
 async def test_health_answers_while_the_predictor_is_busy_on_a_bounded_number_of_threads(
@@ -182,6 +182,7 @@ async def test_health_answers_while_the_predictor_is_busy_on_a_bounded_number_of
 
     slow = SlowPredictor(load_bundle(tiny_bundle), threads=2)
     statuses = []
+    settings = settings.model_copy(update={"threads": 2})
     async with connect(create_app(settings, slow)) as client, anyio.create_task_group() as requests:
 
         async def ask() -> None:

@@ -22,7 +22,7 @@ async def test_the_docs_page_is_there(client):
 async def test_every_error_of_predict_is_documented_as_a_problem(document):
     responses = document["paths"]["/predict"]["post"]["responses"]
 
-    assert set(responses) == {"200", "400", "413", "415", "422", "503"}
+    assert set(responses) == {"200", "400", "408", "413", "415", "422", "503"}
     for status in set(responses) - {"200"}:
         content = responses[status]["content"]
         assert list(content) == ["application/problem+json"]
@@ -46,7 +46,7 @@ async def test_the_request_and_the_answer_are_documented(document):
 
     assert operation["operationId"] == "predict"
     assert {parameter["name"] for parameter in operation["parameters"]} == {"threshold", "topk"}
-    assert list(operation["requestBody"]["content"]) == ["multipart/form-data"]
+    assert list(operation["requestBody"]["content"]) == ["multipart/form-data", "application/json"]
     answer = document["components"]["schemas"]["PredictAnswer"]
     assert list(answer["properties"]) == ["prediction_id", "predicted", "topk", "threshold", "model"]
     assert answer["example"]["predicted"]

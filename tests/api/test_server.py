@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import socket
-import subprocess
-import sys
 import threading
 import time
 from contextlib import closing
@@ -21,59 +18,22 @@ from onesheet.serving import serve
 
 pytestmark = pytest.mark.timeout(60)
 
-SERVE = "from onesheet.serving import serve; from onesheet.settings import Settings; serve(Settings())"
 
-
-@pytest.fixture
-def process(tiny_bundle):
-    """`serve` as a process of its own, on any free port."""
-    environment = {
-        **os.environ,
-        "ONESHEET_BUNDLE": str(tiny_bundle),
-        "ONESHEET_PORT": "0",
-        "ONESHEET_LOG_JSON": "true",
-        "ONESHEET_MAX_UPLOAD_BYTES": "100000",
-    }
-    with subprocess.Popen([sys.executable, "-c", SERVE], env=environment, stderr=subprocess.PIPE) as started:
-        yield started
-        started.kill()
-
-
-def wait_until_ready(url: str) -> None:
-    deadline = time.monotonic() + 20
-    while time.monotonic() < deadline:
-        try:
-            if httpx.get(f"{url}/readyz").status_code == 200:
-                return
-        except httpx.TransportError:
-            pass
-        time.sleep(0.05)
-    raise TimeoutError(url)
-
-
-@pytest.fixture
-def url(process) -> str:
-    """The address that the log tells, once the model is ready."""
-    listening = json.loads(process.stderr.readline())
-    assert listening["event"] == "listening"
-    wait_until_ready(listening["url"])
-    return listening["url"]
-
-
-def test_it_answers_and_stops_cleanly_on_sigterm(process, url, make_poster):
-    answer = httpx.post(f"{url}/predict", files={"file": make_poster("blue")})
+def test_it_answers_and_stops_cleanly_on_sigterm(serving, make_poster):
+    server = serving()
+    answer = httpx.post(f"{server.url}/predict", files={"file": make_poster("blue")})
     assert answer.json()["topk"][0]["label"] == "Drama"
     assert "server" not in answer.headers
 
-    process.send_signal(signal.SIGTERM)
-    _, rest = process.communicate(timeout=20)
-    assert process.returncode == 0
-    lines = [json.loads(line) for line in rest.splitlines()]
+    assert server.stop() == 0
+    lines = server.lines()
     assert lines[-1]["event"] == "stopped"
     assert [line["status"] for line in lines if line.get("path") == "/predict"] == [200]
 
 
-def test_a_client_that_sends_too_much_still_reads_the_answer(url):
+def test_a_client_that_sends_too_much_still_reads_the_answer(serving):
+    url = serving(MAX_UPLOAD_BYTES="100000").url
+
     def chunks():
         yield b'--x\r\nContent-Disposition: form-data; name="file"; filename="a.jpg"\r\n\r\n'
         for _ in range(400):
@@ -89,18 +49,17 @@ def test_a_client_that_sends_too_much_still_reads_the_answer(url):
         assert (answer.status_code, answer.json()["type"]) == (413, "/problems/body_too_large")
 
 
-def test_a_client_that_leaves_in_the_middle_does_no_harm(process, url, make_poster):
-    host, port = url.removeprefix("http://").split(":")
-    with socket.create_connection((host, int(port))) as connection:
+def test_a_client_that_leaves_in_the_middle_does_no_harm(serving, make_poster):
+    server = serving()
+    with socket.create_connection(server.address) as connection:
         connection.sendall(
             b"POST /predict HTTP/1.1\r\nHost: onesheet\r\nContent-Length: 9000\r\n"
             b"Content-Type: multipart/form-data; boundary=x\r\n\r\n--x\r\n"
         )
-    assert httpx.post(f"{url}/predict", files={"file": make_poster()}).status_code == 200
-    process.send_signal(signal.SIGINT)
-    _, rest = process.communicate(timeout=20)
-    assert process.returncode == 0
-    assert b"Traceback" not in rest
+    assert httpx.post(f"{server.url}/predict", files={"file": make_poster()}).status_code == 200
+    assert server.stop(signal.SIGINT) == 0
+    assert "Traceback" not in server.log()
+    assert [line["status"] for line in server.lines() if line.get("path") == "/predict"] == [499, 200]
 
 
 def free_port() -> int:
@@ -109,7 +68,7 @@ def free_port() -> int:
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
-def test_it_returns_normally_and_leaves_the_signals_as_they_were(restored_logging, settings, how):
+def test_it_returns_normally_and_leaves_the_signals_as_they_were(restored_logging, settings, wait_until_ready, how):
     port = free_port()
 
     def stop_when_ready() -> None:
@@ -124,14 +83,17 @@ def test_it_returns_normally_and_leaves_the_signals_as_they_were(restored_loggin
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
 
 
-def test_what_is_under_way_is_finished_before_it_stops(restored_logging, settings, make_poster, monkeypatch):
-    port, busy, statuses = free_port(), threading.Event(), []
-    predict = Predictor.predict
+def test_what_is_under_way_is_finished_before_it_stops(
+    restored_logging, settings, make_poster, monkeypatch, wait_until_ready
+):
+    port, serving, busy, statuses = free_port(), threading.Event(), threading.Event(), []
+    run = Predictor.run
 
-    def slow_predict(self, *args, **options):
-        busy.set()
-        time.sleep(0.5)
-        return predict(self, *args, **options)
+    def slow_run(self, batch):
+        if serving.is_set():  # and not only warming up
+            busy.set()
+            time.sleep(0.5)
+        return run(self, batch)
 
     def ask() -> None:
         answer = httpx.post(f"http://127.0.0.1:{port}/predict", files={"file": make_poster()}, timeout=20)
@@ -139,13 +101,14 @@ def test_what_is_under_way_is_finished_before_it_stops(restored_logging, setting
 
     def stop_when_busy() -> None:
         wait_until_ready(f"http://127.0.0.1:{port}")
+        serving.set()
         client = threading.Thread(target=ask)
         client.start()
         busy.wait(20)
         os.kill(os.getpid(), signal.SIGTERM)
         client.join()
 
-    monkeypatch.setattr(Predictor, "predict", slow_predict)
+    monkeypatch.setattr(Predictor, "run", slow_run)
     stopper = threading.Thread(target=stop_when_busy)
     stopper.start()
     serve(settings.model_copy(update={"port": port}))
@@ -171,7 +134,7 @@ def test_an_address_that_cannot_be_had_is_told_in_one_line(restored_logging, set
 
 @pytest.mark.skipif(not socket.has_ipv6, reason="needs IPv6")
 def test_an_ipv6_address_is_written_as_urls_want_it():
-    from onesheet.serving.server import _listen, _url
+    from onesheet.serving.server import address_of, listen
 
-    with closing(_listen("::1", 0)) as listener:
-        assert _url(listener) == f"http://[::1]:{listener.getsockname()[1]}"
+    with closing(listen("::1", 0)) as listener:
+        assert address_of(listener) == f"http://[::1]:{listener.getsockname()[1]}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -77,12 +77,23 @@ def serve(
         int | None,
         typer.Option(min=0, max=65535, help="0 takes any free port. (default: ONESHEET_PORT or 8000)"),
     ] = None,
+    engine: Annotated[
+        Literal["fastapi", "bentoml"], typer.Option(help="What runs it; bentoml needs onesheet[bento].")
+    ] = "fastapi",
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Processes side by side. (default: ONESHEET_WORKERS or 1)")
+    ] = None,
 ) -> None:
-    """Serve the HTTP API."""
-    from onesheet.serving import serve as run_server
+    """Serve the HTTP API until SIGTERM or Ctrl-C.
 
-    given = {"bundle": bundle, "precision": precision, "host": host, "port": port}
-    run_server(read_settings(**{name: value for name, value in given.items() if value is not None}))
+    SIGHUP loads the bundle again and switches to it without dropping a request.
+    """
+    from onesheet.serving import serve as serve_with_fastapi
+    from onesheet.serving.bento_server import serve_with_bentoml
+
+    given = {"bundle": bundle, "precision": precision, "host": host, "port": port, "workers": workers}
+    settings = read_settings(**{name: value for name, value in given.items() if value is not None})
+    (serve_with_bentoml if engine == "bentoml" else serve_with_fastapi)(settings)
 
 
 @app.command(epilog="Example: onesheet bench data/raw/Images --json")

@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import asynccontextmanager
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
-import anyio
 from fastapi import FastAPI
 from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
 
-from onesheet.serving.context import RequestContext
+from onesheet.errors import MissingExtraError
+from onesheet.monitoring.metrics import Metrics
+from onesheet.serving.admin import router as admin
+from onesheet.serving.body import BodyReader
+from onesheet.serving.choice import SharedChoice
+from onesheet.serving.context import HEADER, RequestContext
+from onesheet.serving.fetch import FetchLimits, ImageFetcher
+from onesheet.serving.guard import Guard
 from onesheet.serving.limits import BodyLimit
-from onesheet.serving.model import ModelService
 from onesheet.serving.problems import install_problem_handlers
 from onesheet.serving.routes import router
 from onesheet.serving.schemas import Problem
-from onesheet.settings import Settings
+from onesheet.serving.service import PredictionService
+from onesheet.settings import Settings, listed
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -24,6 +32,10 @@ if TYPE_CHECKING:
     from fastapi.routing import APIRoute
 
     from onesheet.predictor import Predictor
+    from onesheet.serving.tracing import Tracing
+
+# After which a process that is one of several takes requests, whether its model is loaded or not.
+_LOADING_SECONDS: Final = 5
 
 _DESCRIPTION = """Tells the genres of a film from its poster.
 
@@ -32,28 +44,76 @@ an `X-Request-ID`, the client's own or a new one, by which the request is found 
 """
 
 
-def create_app(settings: Settings | None = None, predictor: Predictor | None = None) -> FastAPI:
+def create_app(
+    settings: Settings | None = None,
+    predictor: Predictor | None = None,
+    choice: SharedChoice | None = None,
+    *,
+    guarded: bool = True,
+) -> FastAPI:
     """Build the API.
 
     Args:
         settings: Default: read from the environment.
         predictor: Answers at once; without it the bundle that the settings name is loaded in the background
             when the application starts, and `/readyz` tells when that is done.
+        choice: Tells this process which bundle another one has chosen since; default: it serves alone.
+        guarded: False where another application wraps this one in the middleware of `app.state.middleware`.
     """
     settings = settings or Settings()
-    model = ModelService(settings, predictor)
+    metrics, tracing = Metrics(), _tracing(settings)
+    middleware = [*([tracing.middleware()] if tracing else []), *_middleware(settings, metrics)]
     app = _Api(
         title="onesheet",
         version=version("onesheet"),
         description=_DESCRIPTION,
         lifespan=_lifespan,
-        middleware=[Middleware(RequestContext), Middleware(BodyLimit, max_bytes=settings.max_upload_bytes)],
+        middleware=middleware if guarded else [],
         generate_unique_id_function=_operation_id,
     )
-    app.state.model = model
+    app.state.settings = settings
+    app.state.service = PredictionService(
+        settings, metrics, predictor, choice, on_stages=tracing.stages if tracing else None
+    )
+    app.state.metrics = metrics
+    app.state.tracing = tracing
+    app.state.middleware = middleware
+    app.state.body = BodyReader(
+        max_bytes=settings.max_upload_bytes,
+        max_bytes_at_once=settings.max_upload_bytes_at_once,
+        seconds=settings.body_seconds,
+    )
+    app.state.fetcher = None
     install_problem_handlers(app)
     app.include_router(router)
+    app.include_router(admin)
     return app
+
+
+def _tracing(settings: Settings) -> Tracing | None:
+    if settings.otlp_endpoint is None:
+        return None
+    try:
+        from onesheet.serving.tracing import Tracing
+    except ImportError as error:
+        raise MissingExtraError("traces need OpenTelemetry: install onesheet[tracing]") from error
+    return Tracing(settings.otlp_endpoint)
+
+
+def _middleware(settings: Settings, metrics: Metrics) -> list[Middleware]:
+    """Outermost first."""
+    return [
+        Middleware(RequestContext, metrics=metrics),
+        Middleware(
+            CORSMiddleware,
+            allow_origins=listed(settings.cors_origins),
+            allow_methods=["GET", "POST"],
+            allow_headers=["Authorization", "X-API-Key", HEADER],
+            expose_headers=[HEADER, "Retry-After"],
+        ),
+        Middleware(Guard, keys=frozenset(listed(settings.api_keys)), per_minute=settings.rate_limit),
+        Middleware(BodyLimit, max_bytes=settings.max_upload_bytes),
+    ]
 
 
 class _Api(FastAPI):
@@ -67,10 +127,22 @@ class _Api(FastAPI):
 
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
-    async with anyio.create_task_group() as background:
-        background.start_soon(app.state.model.load)
-        yield
-        background.cancel_scope.cancel()
+    state = app.state
+    if state.settings.allow_image_url:
+        limits = FetchLimits(state.settings.max_upload_bytes, state.settings.image_url_seconds)
+        state.fetcher = ImageFetcher(limits)
+    # Not awaited when the server stops: a slow download must not hold it up.
+    running = asyncio.create_task(state.service.run())
+    if state.settings.workers > 1:
+        # The others answer meanwhile; without its model this one would only refuse what they could do.
+        await state.service.wait_until_loaded(_LOADING_SECONDS)
+    yield
+    running.cancel()
+    if state.fetcher:
+        await state.fetcher.close()
+    await state.service.stop()
+    if state.tracing:
+        await asyncio.to_thread(state.tracing.close)
 
 
 def _operation_id(route: APIRoute) -> str:

@@ -1,15 +1,17 @@
-"""What surrounds every request: its id, its line in the log, and an answer even when the code is wrong."""
+"""What surrounds every request: its id, its line in the log, its count, and an answer even when the code is wrong."""
 
 from __future__ import annotations
 
 import re
 import time
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
 from urllib.parse import quote
 from uuid import uuid4
 
 import structlog
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import ClientDisconnect
 
 from onesheet.serving.problems import INTERNAL_ERROR, problem_response
 
@@ -17,18 +19,33 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
     from structlog.typing import FilteringBoundLogger
 
+    from onesheet.monitoring.metrics import Metrics
+
 HEADER: Final = "X-Request-ID"
+# Nobody reads it; it says in the log and the metrics that there was nobody left to answer (as nginx does).
+CLIENT_LEFT: Final = 499
+# Asked by machines, which hold no key.
+PROBES: Final = frozenset({"/livez", "/readyz", "/health", "/metrics"})
 
 _ACCEPTED_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
+
+# Answers are data: no page may show them in a frame, guess their type, or be told where the reader came from.
+_SECURITY_HEADERS: Final = {
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-store",
+}
 
 logger: FilteringBoundLogger = structlog.get_logger(__name__)
 
 
 class RequestContext:
-    """ASGI middleware: binds and returns the request id, logs one line, makes an unexpected error a 500."""
+    """ASGI middleware: binds and returns the request id, logs and counts, makes an unexpected error a 500."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
         self._app = app
+        self._metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on, and say what became of it."""
@@ -42,26 +59,47 @@ class RequestContext:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                MutableHeaders(scope=message)[HEADER] = request_id
+                headers = MutableHeaders(scope=message)
+                headers[HEADER] = request_id
+                for name, value in _SECURITY_HEADERS.items():
+                    headers.setdefault(name, value)
             await send(message)
 
+        scope.setdefault("state", {})["id"] = request_id
         started = time.perf_counter()
+        self._metrics.in_flight.inc()
         with structlog.contextvars.bound_contextvars(request_id=request_id):
             try:
                 await self._app(scope, receive, send_with_id)
+            except ClientDisconnect:
+                status = CLIENT_LEFT
             except Exception:
                 logger.exception("unexpected error")
                 if status is None:
                     response = problem_response(INTERNAL_ERROR, "the server's log says more", scope)
                     await response(scope, receive, send_with_id)
             finally:
-                logger.info(
+                self._metrics.in_flight.dec()
+                self._metrics.requests.labels(scope["method"], _route(scope), str(status)).inc()
+                problem = scope["state"].get("problem")
+                if problem:
+                    self._metrics.refused.labels(problem).inc()
+                # Probes come every few seconds and have nothing to tell while all is well.
+                log = logger.debug if status == HTTPStatus.OK and scope["path"] in PROBES else logger.info
+                log(
                     "request",
                     method=scope["method"],
                     path=quote(scope["path"]),
                     status=status,
                     duration_ms=round((time.perf_counter() - started) * 1000, 1),
+                    **({"problem": problem} if problem else {}),
                 )
+
+
+def _route(scope: Scope) -> str:
+    """The route's pattern: paths that nobody serves would each become a series of their own."""
+    route = scope.get("route")
+    return getattr(route, "path", "other")
 
 
 def _request_id(proposed: str) -> str:

@@ -29,7 +29,7 @@ class BodyLimit:
         """Pass the request on, unless its body is too large."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
-        elif _declared_length(scope) > self._max_bytes:
+        elif declared_length(scope) > self._max_bytes:
             await problem_response(BODY_TOO_LARGE, self._refusal, scope)(scope, receive, send)
         else:
             await self._app(scope, self._counted(receive), send)
@@ -48,7 +48,7 @@ class BodyLimit:
         return receive_counted
 
 
-def _declared_length(scope: Scope) -> int:
+def declared_length(scope: Scope) -> int:
     """The Content-Length in bytes; 0 when there is none, or none that can be believed."""
     value = Headers(scope=scope).get("content-length", "")
     # Cut, because Python refuses to parse thousands of digits; 19 already say "too large".

@@ -12,7 +12,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 
-from onesheet.errors import InvalidRequestError, OnesheetError
+from onesheet.errors import InvalidRequestError, OnesheetError, OverloadedError
 from onesheet.serving.schemas import Problem
 
 if TYPE_CHECKING:
@@ -39,13 +39,27 @@ Kind: TypeAlias = HttpProblem | type[OnesheetError]
 MALFORMED_BODY: Final = HttpProblem("malformed_body", 400, "Malformed request body")
 ROUTE_NOT_FOUND: Final = HttpProblem("route_not_found", 404, "No such route")
 METHOD_NOT_ALLOWED: Final = HttpProblem("method_not_allowed", 405, "Method not allowed")
+REQUEST_TIMEOUT: Final = HttpProblem("request_timeout", 408, "Request took too long")
 BODY_TOO_LARGE: Final = HttpProblem("body_too_large", 413, "Request body too large")
 UNSUPPORTED_MEDIA_TYPE: Final = HttpProblem("unsupported_media_type", 415, "Unsupported media type")
+UNAUTHORIZED: Final = HttpProblem("unauthorized", 401, "API key needed")
+BUNDLE_REFUSED: Final = HttpProblem("bundle_refused", 422, "Bundle refused, the old one goes on")
+ADMIN_CLOSED: Final = HttpProblem("admin_closed", 403, "Not open")
+RATE_LIMITED: Final = HttpProblem("rate_limited", 429, "Too many requests")
 INTERNAL_ERROR: Final = HttpProblem("internal_error", 500, "Internal error")
 
 _BY_STATUS: Final = {
     kind.status: kind
-    for kind in (MALFORMED_BODY, ROUTE_NOT_FOUND, METHOD_NOT_ALLOWED, BODY_TOO_LARGE, UNSUPPORTED_MEDIA_TYPE)
+    for kind in (
+        MALFORMED_BODY,
+        UNAUTHORIZED,
+        ADMIN_CLOSED,
+        ROUTE_NOT_FOUND,
+        METHOD_NOT_ALLOWED,
+        REQUEST_TIMEOUT,
+        BODY_TOO_LARGE,
+        UNSUPPORTED_MEDIA_TYPE,
+    )
 }
 
 
@@ -58,6 +72,8 @@ def problem_response(kind: Kind, detail: str, scope: Scope, headers: Mapping[str
         scope: The request's ASGI scope.
         headers: Further headers.
     """
+    # For the request's line in the log, and its count.
+    scope.setdefault("state", {})["problem"] = kind.code
     retry = {"Retry-After": str(RETRY_AFTER_SECONDS)} if kind.status == HTTPStatus.SERVICE_UNAVAILABLE else {}
     content = _problem(kind, detail, instance=quote(scope["path"])).model_dump()
     return JSONResponse(content, kind.status, {**retry, **(headers or {})}, MEDIA_TYPE)
@@ -68,7 +84,8 @@ def install_problem_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(OnesheetError)
     async def onesheet_error(request: Request, error: OnesheetError) -> JSONResponse:
-        return problem_response(type(error), error.message, request.scope)
+        headers = {"Retry-After": str(error.retry_after)} if isinstance(error, OverloadedError) else None
+        return problem_response(type(error), error.message, request.scope, headers)
 
     @app.exception_handler(RequestValidationError)
     async def invalid_request(request: Request, error: RequestValidationError) -> JSONResponse:

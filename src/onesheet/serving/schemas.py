@@ -42,7 +42,9 @@ class PredictAnswer(BaseModel):
         }
     )
 
-    prediction_id: UUID = Field(description="Names this answer.")
+    prediction_id: UUID | None = Field(
+        description="Names this answer, in the log too; null only where the log is down and the server answers anyway."
+    )
     predicted: list[GenreProbability] = Field(
         description="The genres that reach their threshold, most probable first; may be empty."
     )
@@ -51,6 +53,56 @@ class PredictAnswer(BaseModel):
         description="The threshold that was asked for; null: the model's own, one for each genre."
     )
     model: ModelId
+
+
+class ItemError(BaseModel):
+    """Why one picture of many got no answer."""
+
+    code: str = Field(description="As the last part of a problem's `type`.", examples=["not_an_image"])
+    message: str
+
+
+class BatchItem(BaseModel):
+    """One picture of many: an answer, or an error."""
+
+    file: str | None = Field(description="As the client named the file.")
+    answer: PredictAnswer | None = None
+    error: ItemError | None = None
+
+
+class BatchAnswer(BaseModel):
+    """The genres of many posters, in the order in which they were sent."""
+
+    results: list[BatchItem]
+
+
+class FeedbackBody(BaseModel):
+    """What an answer should have been."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={
+            "example": {"prediction_id": "0f8b2c9e-6a53-4f0e-9f0b-0a4f6f1c7d21", "genres": ["Drama", "Romance"]}
+        },
+    )
+
+    prediction_id: UUID
+    genres: list[str] = Field(description="The true genres, as `/model` names them; may be empty.", max_length=100)
+
+
+class FeedbackAnswer(BaseModel):
+    """The feedback is kept."""
+
+    prediction_id: UUID
+    status: Literal["kept"] = "kept"
+
+
+class SwapBody(BaseModel):
+    """Which bundle shall answer."""
+
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"example": {"bundle": "models/starter"}})
+
+    bundle: str = Field(description="A folder, a .tar.gz, `starter` or a gs:// address, as the server sees it.")
 
 
 class Liveness(BaseModel):

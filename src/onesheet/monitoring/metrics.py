@@ -1,0 +1,111 @@
+"""What Prometheus reads from the service: right for one process and for several.
+
+With several worker processes the client library keeps the numbers in files that all of them share: the folder named by
+`PROMETHEUS_MULTIPROC_DIR`, which the launcher of the workers sets before they import this module.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Final
+
+from prometheus_client import (
+    CONTENT_TYPE_LATEST,
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    ProcessCollector,
+    generate_latest,
+)
+from prometheus_client.multiprocess import MultiProcessCollector
+
+if TYPE_CHECKING:
+    from onesheet.predictor import Prediction
+
+CONTENT_TYPE: Final = CONTENT_TYPE_LATEST
+
+_STAGE_BUCKETS: Final = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5)
+_LATENCY_BUCKETS: Final = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1, 2, 5)
+_SHARES: Final = tuple(tenth / 10 for tenth in range(1, 11))
+_BATCHES: Final = (1, 2, 4, 8, 16, 32)
+
+
+class Metrics:
+    """All series of one application. The first three have the names of the student system."""
+
+    def __init__(self) -> None:
+        self._registry = registry = CollectorRegistry()
+        self.prediction_error = Counter("prediction_error", "Pictures that got no answer.", registry=registry)
+        self.health_error = Counter("health_error", "Health checks that found no model.", registry=registry)
+        self.prediction_latency = Histogram(
+            "prediction_latency_seconds",
+            "From a request's arrival to its answer.",
+            buckets=_LATENCY_BUCKETS,
+            registry=registry,
+        )
+        self.requests = Counter(
+            "onesheet_requests", "Requests answered.", ["method", "route", "status"], registry=registry
+        )
+        self.in_flight = Gauge(
+            "onesheet_requests_in_flight", "Requests under way.", multiprocess_mode="livesum", registry=registry
+        )
+        self.queue_depth = Gauge(
+            "onesheet_queue_depth", "Pictures that wait for a thread.", multiprocess_mode="livesum", registry=registry
+        )
+        self.batch_size = Histogram(
+            "onesheet_batch_size", "Pictures that went through the graph together.", buckets=_BATCHES, registry=registry
+        )
+        self.stages = Histogram(
+            "onesheet_stage_seconds",
+            "Time of one picture in a stage: read, queue, decode, model, log.",
+            ["stage"],
+            buckets=_STAGE_BUCKETS,
+            registry=registry,
+        )
+        self.refused = Counter(
+            "onesheet_refused", "Requests that got a problem for an answer, by its code.", ["reason"], registry=registry
+        )
+        self.predicted = Counter("onesheet_predicted", "Genres in answers.", ["genre"], registry=registry)
+        self.confidence = Histogram(
+            "onesheet_confidence", "Probability of the most probable genre.", buckets=_SHARES, registry=registry
+        )
+        self.log_failures = Counter(
+            "onesheet_log_failures", "Answers that could not be written to the prediction log.", registry=registry
+        )
+        self.model = Gauge(
+            "onesheet_model_info",
+            "1 for the model that answers.",
+            ["name", "version"],
+            multiprocess_mode="livemax",
+            registry=registry,
+        )
+        self.swaps = Counter(
+            "onesheet_model_swaps",
+            "Bundles that were to answer instead: done, or refused.",
+            ["outcome"],
+            registry=registry,
+        )
+        self.shadow = Counter(
+            "onesheet_shadow", "Pictures for the shadow model: scored, or skipped.", ["outcome"], registry=registry
+        )
+        if not _several_processes():
+            ProcessCollector(registry=registry)
+
+    def observe(self, prediction: Prediction) -> None:
+        """Count the genres of an answer."""
+        for score in prediction.predicted:
+            self.predicted.labels(score.label).inc()
+        self.confidence.observe(prediction.topk[0].probability)
+
+    def render(self) -> bytes:
+        """Prometheus' text format; of all worker processes together, whichever is asked."""
+        if not _several_processes():
+            return generate_latest(self._registry)
+        registry = CollectorRegistry()
+        MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+        return generate_latest(registry)
+
+
+def _several_processes() -> bool:
+    return "PROMETHEUS_MULTIPROC_DIR" in os.environ

@@ -1,0 +1,126 @@
+"""Reads what clients send: in memory, in time, and no more of it at once than there is room for."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from starlette.datastructures import UploadFile
+from starlette.exceptions import HTTPException
+from starlette.formparsers import MultiPartException, MultiPartParser
+
+from onesheet.errors import InvalidRequestError, OverloadedError
+from onesheet.serving.limits import declared_length
+from onesheet.serving.problems import MALFORMED_BODY, REQUEST_TIMEOUT, UNSUPPORTED_MEDIA_TYPE
+
+if TYPE_CHECKING:
+    from starlette.requests import Request
+
+_MAX_FIELDS: Final = 20
+_MAX_NAME: Final = 255
+
+
+@dataclass(frozen=True, slots=True)
+class Upload:
+    """An encoded picture, and what the client calls it."""
+
+    data: bytes
+    file_name: str | None
+
+
+class _InMemoryParser(MultiPartParser):
+    """Starlette's own, without its detour through temporary files: the size of a body is limited already."""
+
+    spool_max_size = sys.maxsize
+
+
+class BodyReader:
+    """Reads bodies of at most `max_bytes` bytes, which `BodyLimit` sees to.
+
+    Args:
+        max_bytes: Largest body.
+        max_bytes_at_once: Of all bodies that are being read or answered.
+        seconds: In which a body has to be there.
+    """
+
+    def __init__(self, *, max_bytes: int, max_bytes_at_once: int, seconds: float) -> None:
+        self._max_bytes = max_bytes
+        self._room = max(max_bytes, max_bytes_at_once)
+        self._seconds = seconds
+
+    @asynccontextmanager
+    async def room_for(self, request: Request) -> AsyncIterator[None]:
+        """Hold the memory that a request's body may take until it is answered.
+
+        Raises:
+            OverloadedError: The others take it all.
+        """
+        size = declared_length(request.scope) or self._max_bytes
+        if size > self._room:
+            raise OverloadedError("too many bodies are being read; try again later")
+        self._room -= size
+        try:
+            yield
+        finally:
+            self._room += size
+
+    async def files(self, request: Request, field: str, at_most: int) -> list[Upload]:
+        """The files of one field of a multipart form, in order; other fields are ignored.
+
+        Raises:
+            InvalidRequestError: There is none, or there are too many.
+            HTTPException: 400 for a form that is none, 408 for one that does not come.
+        """
+        parser = _InMemoryParser(request.headers, request.stream(), max_files=at_most, max_fields=_MAX_FIELDS)
+        try:
+            async with asyncio.timeout(self._seconds):
+                form = await parser.parse()
+        except TimeoutError as error:
+            raise self._too_slow() from error
+        except (MultiPartException, UnicodeError) as error:
+            reason = error.message if isinstance(error, MultiPartException) else "its text cannot be decoded"
+            raise HTTPException(MALFORMED_BODY.status, f"the form cannot be read: {reason}") from error
+        try:
+            parts = [part for part in form.getlist(field) if isinstance(part, UploadFile)]
+            if not parts:
+                raise InvalidRequestError(f"{field}: send the picture as a file part of this name")
+            return [Upload(await part.read(), (part.filename or "")[:_MAX_NAME] or None) for part in parts]
+        finally:
+            await form.close()
+
+    async def json(self, request: Request) -> object:
+        """The body as JSON.
+
+        Raises:
+            HTTPException: 400 for a body that is none, 408 for one that does not come.
+        """
+        try:
+            async with asyncio.timeout(self._seconds):
+                return json.loads(await request.body())
+        except TimeoutError as error:
+            raise self._too_slow() from error
+        except (ValueError, RecursionError) as error:
+            raise HTTPException(MALFORMED_BODY.status, "the body is no JSON") from error
+
+    def _too_slow(self) -> HTTPException:
+        return HTTPException(REQUEST_TIMEOUT.status, f"the body did not arrive within {self._seconds:g} seconds")
+
+
+def media_type(request: Request) -> str:
+    """What the client says that the body is, without parameters."""
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+def require(request: Request, expected: str, hint: str) -> None:
+    """Refuse another kind of body.
+
+    Raises:
+        HTTPException: 415.
+    """
+    if media_type(request) != expected:
+        raise HTTPException(UNSUPPORTED_MEDIA_TYPE.status, hint)

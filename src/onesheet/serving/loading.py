@@ -1,0 +1,52 @@
+"""Bundles for a running service: loaded beside whatever answers, verified, and warm before they are used."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING
+
+import structlog
+
+from onesheet.errors import BundleError, OnesheetError
+from onesheet.image import ImageLimits
+from onesheet.predictor import Predictor, load_predictor
+
+if TYPE_CHECKING:
+    from structlog.typing import FilteringBoundLogger
+
+    from onesheet.settings import Settings
+
+logger: FilteringBoundLogger = structlog.get_logger(__name__)
+
+
+async def load_for_service(ref: str, settings: Settings) -> Predictor:
+    """Load, verify and warm a bundle on a thread of its own.
+
+    Args:
+        ref: The bundle.
+        settings: The limits and the threads.
+
+    Raises:
+        BundleError: It cannot be used; its subclass says why, and the log of the service says more.
+    """
+    started = time.perf_counter()
+    try:
+        predictor = await asyncio.to_thread(_load, ref, settings)
+    except OnesheetError as error:
+        logger.error("model not loaded", bundle=ref, code=error.code, reason=error.message)
+        raise error if isinstance(error, BundleError) else BundleError(error.message) from error
+    except Exception as error:
+        logger.exception("model not loaded", bundle=ref)
+        raise BundleError("the model could not be loaded; the server's log says why") from error
+    metadata = predictor.metadata
+    seconds = round(time.perf_counter() - started, 3)
+    logger.info("model ready", name=metadata.name, version=metadata.version, seconds=seconds)
+    return predictor
+
+
+def _load(ref: str, settings: Settings) -> Predictor:
+    limits = ImageLimits(max_bytes=settings.max_upload_bytes, max_pixels=settings.max_pixels)
+    predictor = load_predictor(ref, limits=limits, threads=settings.threads, precision=settings.precision)
+    predictor.warm_up()
+    return predictor

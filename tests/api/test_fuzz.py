@@ -1,0 +1,95 @@
+"""Ten thousand pictures that something happened to: every one is answered or refused, in time and in bounded memory."""
+
+from __future__ import annotations
+
+import io
+import os
+import time
+
+import numpy as np
+import psutil
+import pytest
+from PIL import Image
+
+from onesheet.serving import create_app
+
+pytestmark = pytest.mark.anyio
+
+PICTURES = 10_000
+GROWTH = 150e6  # bytes
+SECONDS = 2.0
+
+
+@pytest.fixture(scope="module")
+def seeds(posters) -> list[bytes]:
+    """Real posters in every format that is accepted, and some that are not."""
+    encoded = []
+    for path in sorted((posters / "Images").glob("*.jpg"))[:24]:
+        encoded.append(path.read_bytes())
+        with Image.open(path) as picture:
+            small = picture.convert("RGB").resize((90, 135))
+            for options in (
+                {"format": "PNG"},
+                {"format": "WEBP"},
+                {"format": "GIF"},
+                {"format": "JPEG", "progressive": True},
+                {"format": "TIFF"},
+                {"format": "BMP"},
+            ):
+                sink = io.BytesIO()
+                small.save(sink, **options)
+                encoded.append(sink.getvalue())
+    return encoded
+
+
+def mutated(seeds: list[bytes], random: np.random.Generator) -> bytes:
+    """One picture with one to four things wrong with it."""
+    data = bytearray(seeds[random.integers(len(seeds))])
+    for _ in range(random.integers(1, 5)):
+        size = max(1, len(data))
+        at = int(random.integers(min(size, 400) if random.random() < 0.5 else size))  # headers are the fragile part
+        length = int(random.integers(1, 64))
+        match random.integers(7):
+            case 0:
+                data[at : at + 1] = bytes([int(random.integers(256))])
+            case 1:
+                data[at : at + length] = random.bytes(length)
+            case 2:
+                del data[at:]
+            case 3:
+                del data[at : at + length]
+            case 4:
+                data[at:at] = data[at : at + length] * int(random.integers(1, 20))
+            case 5:
+                data[at : at + 4] = [b"\xff\xff\xff\xff", b"\x7f\xff\xff\xff", b"\0\0\0\0"][random.integers(3)]
+            case _:
+                other = seeds[random.integers(len(seeds))]
+                data[at:] = other[int(random.integers(len(other))) :]
+    return bytes(data)
+
+
+@pytest.mark.posters
+@pytest.mark.slow
+async def test_nothing_that_can_happen_to_a_picture_is_the_servers_fault(settings, predictor, connect, seeds):
+    random = np.random.default_rng(7)
+    settings = settings.model_copy(update={"max_upload_bytes": 2_000_000, "patience_seconds": 30.0})
+    process = psutil.Process(os.getpid())
+    answered: dict[int, int] = {}
+    slowest = 0.0
+    app = create_app(settings, predictor)
+    async with app.router.lifespan_context(app), connect(app) as client:
+        before = None
+        for number in range(PICTURES):
+            data = mutated(seeds, random)
+            started = time.perf_counter()
+            answer = await client.post("/predict", files={"file": data})
+            slowest = max(slowest, time.perf_counter() - started)
+            answered[answer.status_code] = answered.get(answer.status_code, 0) + 1
+            assert answer.status_code in (200, 400, 413, 415, 422), (number, answer.text)
+            if number == 1000:
+                before = process.memory_info().rss
+        assert (await client.get("/readyz")).status_code == 200
+    assert answered[200] > 500
+    assert answered[400] > 500
+    assert slowest < SECONDS
+    assert process.memory_info().rss - before < GROWTH

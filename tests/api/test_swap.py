@@ -1,0 +1,110 @@
+"""Another bundle takes over, or is refused, and no request is dropped."""
+
+from __future__ import annotations
+
+import shutil
+
+import anyio
+import pytest
+from pydantic import SecretStr
+
+from onesheet.serving import create_app
+from onesheet.serving.choice import SharedChoice
+
+pytestmark = pytest.mark.anyio
+
+TOKEN = {"Authorization": "Bearer secret"}
+
+
+@pytest.fixture
+def settings(settings):
+    return settings.model_copy(update={"admin_token": SecretStr("secret")})
+
+
+@pytest.fixture
+def damaged_bundle(next_bundle, tmp_path):
+    folder = shutil.copytree(next_bundle, tmp_path / "damaged")
+    (folder / "model.onnx").write_bytes((folder / "model.onnx").read_bytes()[:-10])
+    return folder
+
+
+async def test_the_new_bundle_answers_from_now_on(client, next_bundle, make_poster):
+    before = (await client.post("/predict", files={"file": make_poster()})).json()
+    swapped = await client.post("/admin/model", json={"bundle": str(next_bundle)}, headers=TOKEN)
+    after = (await client.post("/predict", files={"file": make_poster()})).json()
+
+    assert (swapped.status_code, swapped.json()) == (200, {"name": "tiny", "version": "2.0.0"})
+    assert (before["model"]["version"], after["model"]["version"]) == ("1.2.3", "2.0.0")
+    assert (len(before["predicted"]), len(after["predicted"])) == (1, 0)
+    assert (await client.get("/health")).json()["model"]["version"] == "2.0.0"
+    metrics = (await client.get("/metrics")).text
+    assert 'onesheet_model_info{name="tiny",version="2.0.0"} 1.0' in metrics
+    assert 'onesheet_model_info{name="tiny",version="1.2.3"} 0.0' in metrics
+    assert 'onesheet_model_swaps_total{outcome="done"} 1.0' in metrics
+
+
+async def test_a_bad_bundle_leaves_the_old_one_answering(client, damaged_bundle, make_poster):
+    for bundle in (str(damaged_bundle), "nowhere"):
+        refused = await client.post("/admin/model", json={"bundle": bundle}, headers=TOKEN)
+        assert (refused.status_code, refused.json()["type"]) == (422, "/problems/bundle_refused")
+    answer = await client.post("/predict", files={"file": make_poster()})
+    assert answer.json()["model"]["version"] == "1.2.3"
+    assert (await client.get("/readyz")).status_code == 200
+    assert 'onesheet_model_swaps_total{outcome="refused"} 2.0' in (await client.get("/metrics")).text
+
+
+async def test_no_request_is_dropped_while_bundles_change(client, tiny_bundle, next_bundle, make_poster):
+    versions = []
+
+    async def ask() -> None:
+        for _ in range(40):
+            answer = await client.post("/predict", files={"file": make_poster()})
+            assert answer.status_code == 200
+            versions.append(answer.json()["model"]["version"])
+
+    async with anyio.create_task_group() as tasks:
+        for _ in range(4):
+            tasks.start_soon(ask)
+        for bundle in (next_bundle, tiny_bundle, next_bundle):
+            await client.post("/admin/model", json={"bundle": str(bundle)}, headers=TOKEN)
+    assert len(versions) == 160
+    assert set(versions) == {"1.2.3", "2.0.0"}
+
+
+async def version(client) -> str:
+    return (await client.get("/health")).json()["model"]["version"]
+
+
+async def test_processes_of_one_service_follow_each_other(settings, predictor, connect, next_bundle, tmp_path):
+    choice = SharedChoice(tmp_path / "choice")
+    apps = [create_app(settings, predictor, SharedChoice(tmp_path / "choice")) for _ in range(2)]
+    async with (
+        apps[0].router.lifespan_context(apps[0]),
+        apps[1].router.lifespan_context(apps[1]),
+        connect(apps[0]) as one,
+        connect(apps[1]) as other,
+    ):
+        await one.post("/admin/model", json={"bundle": str(next_bundle)}, headers=TOKEN)
+        assert await version(one) == "2.0.0"
+        with anyio.fail_after(5):
+            while await version(other) != "2.0.0":
+                await anyio.sleep(0.05)
+        choice.write("nowhere")
+        await anyio.sleep(1.2)
+        assert await version(one) == await version(other) == "2.0.0"
+        choice.write(settings.bundle)
+        with anyio.fail_after(5):
+            while {await version(one), await version(other)} != {"1.2.3"}:
+                await anyio.sleep(0.05)
+
+
+async def test_a_process_that_starts_later_takes_what_the_others_chose(settings, connect, next_bundle, tmp_path):
+    choice = SharedChoice(tmp_path / "choice")
+    assert choice.read() is None
+    choice.write(str(next_bundle))
+    app = create_app(settings, choice=choice)
+    async with app.router.lifespan_context(app), connect(app) as client:
+        with anyio.fail_after(10):
+            while (await client.get("/readyz")).status_code != 200:
+                await anyio.sleep(0.02)
+        assert await version(client) == "2.0.0"

@@ -1,0 +1,186 @@
+"""Several processes on one port: killed, given another bundle, told to stop; and clients that take their time."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+
+import httpx
+import pytest
+
+from onesheet.predictionlog import PredictionLog
+
+pytestmark = pytest.mark.timeout(120)
+
+
+class Load:
+    """Clients that ask for answers until they are told to stop, each on connections of its own."""
+
+    def __init__(self, url: str, poster: bytes, clients: int = 4) -> None:
+        self.statuses: list[int] = []
+        self.ids: list[str] = []
+        self.broken = 0
+        self._url, self._poster = url, poster
+        self._stop = threading.Event()
+        self._pool = ThreadPoolExecutor(clients)
+        for _ in range(clients):
+            self._pool.submit(self._ask)
+
+    def _ask(self) -> None:
+        while not self._stop.is_set():
+            try:
+                with httpx.Client() as client:
+                    answer = client.post(f"{self._url}/predict", files={"file": self._poster}, timeout=20)
+            except httpx.TransportError:
+                self.broken += 1
+                continue
+            self.statuses.append(answer.status_code)
+            if answer.status_code == 200:
+                self.ids.append(answer.json()["prediction_id"])
+
+    def wait_for(self, answers: int) -> None:
+        """Returns when so many more have been answered."""
+        enough, deadline = len(self.ids) + answers, time.monotonic() + 30
+        while len(self.ids) < enough:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+
+    def stop(self) -> None:
+        self._stop.set()
+        self._pool.shutdown()
+
+
+def logged_ids(url: str) -> set[str]:
+    with closing(PredictionLog(url)) as log:
+        return {str(kept.id) for kept in log.predictions()}
+
+
+def test_a_killed_worker_is_replaced_and_no_answer_is_lost_from_the_log(serving, make_poster):
+    server = serving(WORKERS="2")
+    before = server.workers()
+    load = Load(server.url, make_poster())
+    load.wait_for(50)
+    os.kill(before[0], signal.SIGKILL)
+    load.wait_for(200)
+    deadline = time.monotonic() + 20
+    while len(server.workers()) < 2 or before[0] in server.workers():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    load.wait_for(50)
+    load.stop()
+
+    assert set(load.statuses) <= {200, 503}
+    assert load.broken <= 4  # those that the dead process held
+    assert len(set(load.ids)) == len(load.ids)
+    assert set(load.ids) <= logged_ids(server.log_url)
+    assert any(line["event"].startswith("worker died") for line in server.lines())
+    assert server.stop() == 0
+
+
+def test_metrics_are_those_of_all_workers_whichever_is_asked(serving, make_poster):
+    server = serving(WORKERS="2")
+    for _ in range(12):
+        httpx.post(f"{server.url}/predict", files={"file": make_poster()})
+    for _ in range(6):
+        lines = httpx.get(f"{server.url}/metrics").text.splitlines()
+        assert "prediction_latency_seconds_count 12.0" in lines
+        assert 'onesheet_requests_total{method="POST",route="/predict",status="200"} 12.0' in lines
+        assert "onesheet_requests_in_flight 1.0" in lines
+        assert 'onesheet_model_info{name="tiny",version="1.2.3"} 1.0' in lines
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="needs SIGHUP")
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_sighup_loads_the_bundle_again_and_drops_nothing(serving, make_poster, workers):
+    server = serving(WORKERS=workers)
+    load = Load(server.url, make_poster())
+    load.wait_for(20)
+    server.process.send_signal(signal.SIGHUP)
+    deadline = time.monotonic() + 20
+    while sum(line["event"] == "model ready" for line in server.lines()) < 2 * int(workers):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    load.wait_for(20)
+    load.stop()
+
+    assert set(load.statuses) == {200}
+    assert load.broken == 0
+    assert server.stop() == 0
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_what_was_accepted_is_answered_before_it_stops(serving, make_poster, workers):
+    server = serving(WORKERS=workers)
+    load = Load(server.url, make_poster())
+    load.wait_for(50)
+    assert server.stop() == 0
+    load.stop()
+
+    assert set(load.statuses) == {200}
+    assert set(load.ids) == logged_ids(server.log_url)
+
+
+def test_a_server_that_stops_first_says_that_it_is_not_ready(serving, make_poster):
+    server = serving(DRAIN_SECONDS="2")
+    server.process.send_signal(signal.SIGTERM)
+    time.sleep(0.5)
+    assert httpx.get(f"{server.url}/readyz").status_code == 503
+    assert httpx.get(f"{server.url}/livez").status_code == 200
+    assert httpx.post(f"{server.url}/predict", files={"file": make_poster()}).status_code == 200
+    assert server.process.wait(10) == 0
+
+
+# --------------------------------------------------------------------------------------------------- slow clients
+
+
+def received(connection: socket.socket) -> bytes:
+    connection.settimeout(20)
+    answer = b""
+    while piece := connection.recv(65536):
+        answer += piece
+    return answer
+
+
+def test_slow_clients_are_cut_off_and_the_others_do_not_notice(serving, make_poster):
+    server = serving(BODY_SECONDS="1")
+    head = b"POST /predict HTTP/1.1\r\nHost: x\r\n"
+    form = b"Content-Length: 500\r\nContent-Type: multipart/form-data; boundary=x\r\n\r\n--x\r\n"
+    silent = [socket.create_connection(server.address) for _ in range(200)]
+    heads = [socket.create_connection(server.address) for _ in range(200)]
+    bodies = [socket.create_connection(server.address) for _ in range(200)]
+    for connection in heads:
+        connection.sendall(head)
+    for connection in bodies:
+        connection.sendall(head + form)
+
+    started = time.monotonic()
+    assert httpx.post(f"{server.url}/predict", files={"file": make_poster()}).status_code == 200
+    assert time.monotonic() - started < 2
+    for connection in bodies:
+        with connection:
+            assert b"408" in connection.recv(65536).split(b"\r\n")[0]
+    for connection in (*heads, *silent):
+        with connection:
+            assert received(connection).split(b"\r\n")[0] == b"HTTP/1.1 408 Request Timeout"
+    assert time.monotonic() - started < 20
+    assert httpx.get(f"{server.url}/livez").status_code == 200
+
+
+def test_headers_that_never_end_are_cut_off(serving):
+    server = serving()
+    with socket.create_connection(server.address) as connection:
+        connection.sendall(b"GET /livez HTTP/1.1\r\nX-Long: ")
+        with pytest.raises((BrokenPipeError, ConnectionResetError)):
+            connection.sendall(b"x" * 10_000_000)
+    assert httpx.get(f"{server.url}/livez").status_code == 200
+
+
+def test_a_connection_is_used_for_several_requests(serving):
+    with httpx.Client() as client:
+        url = serving().url
+        assert [client.get(f"{url}/livez").status_code for _ in range(3)] == [200] * 3
