@@ -1,0 +1,56 @@
+"""Run the API under BentoML's own server."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+from contextlib import closing
+from typing import TYPE_CHECKING, Final
+
+import structlog
+from pydantic import SecretStr
+
+from onesheet.errors import MissingExtraError
+from onesheet.log import configure_logging
+from onesheet.serving.server import address_of, listen
+
+if TYPE_CHECKING:
+    from structlog.typing import FilteringBoundLogger
+
+    from onesheet.settings import Settings
+
+_SERVICE: Final = "onesheet.serving.bento_app:Onesheet"
+
+logger: FilteringBoundLogger = structlog.get_logger(__name__)
+
+
+def serve_with_bentoml(settings: Settings) -> None:
+    """Become `bentoml serve`, with these settings; does not return.
+
+    Args:
+        settings: As for `onesheet.serving.serve`; the admin port and SIGHUP are not BentoML's.
+
+    Raises:
+        MissingExtraError: BentoML is not installed.
+        OnesheetError: Nothing can listen on this address.
+    """
+    if importlib.util.find_spec("bentoml") is None:
+        raise MissingExtraError("this engine needs BentoML: install onesheet[bento]")
+    configure_logging(settings.log_level, as_json=settings.log_json)
+    # BentoML says less clearly what is wrong with an address, and takes no port 0.
+    with closing(listen(settings.host, settings.port)) as listener:
+        port = listener.getsockname()[1]
+        logger.info("listening", url=address_of(listener), workers=settings.workers, engine="bentoml")
+    command = [sys.executable, "-m", "bentoml", "serve", _SERVICE, "--host", settings.host, "--port", str(port)]
+    os.execve(command[0], command, {**os.environ, **_as_environment(settings), "BENTOML_DO_NOT_TRACK": "true"})  # noqa: S606
+
+
+def _as_environment(settings: Settings) -> dict[str, str]:
+    """What was set, by whatever means, for processes that read their settings anew."""
+    values = {name: getattr(settings, name) for name in settings.model_fields_set}
+    return {
+        f"ONESHEET_{name.upper()}": value.get_secret_value() if isinstance(value, SecretStr) else str(value)
+        for name, value in values.items()
+        if value is not None
+    }

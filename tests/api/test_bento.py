@@ -1,0 +1,95 @@
+"""The service under BentoML: the same routes, and those of its own clients."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import httpx
+import pytest
+
+from onesheet.errors import MissingExtraError, OnesheetError
+from onesheet.predictionlog import PredictionLog
+from onesheet.serving.bento_server import serve_with_bentoml
+
+pytest.importorskip("bentoml")
+
+pytestmark = pytest.mark.timeout(120)
+
+CLIENT = Path(__file__).parents[2] / "examples" / "bentoml_client.py"
+
+
+@pytest.fixture
+def server(serving, tmp_path, monkeypatch):
+    monkeypatch.setenv("BENTOML_HOME", str(tmp_path / "bentoml"))
+    return serving("--engine", "bentoml", "--workers", "2", MAX_UPLOAD_BYTES="100000", THREADS="1")
+
+
+def ask(server, *posters):
+    """BentoML's own client, in a process of its own: it leaves a folder to the garbage collector."""
+    command = [sys.executable, str(CLIENT), server.url, *map(str, posters)]
+    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def test_every_route_of_the_api_answers_as_it_does_elsewhere(server, make_poster):
+    answer = httpx.post(f"{server.url}/predict?topk=1", files={"file": make_poster("blue")})
+    assert answer.json()["topk"][0]["label"] == "Drama"
+    with_log = PredictionLog(server.log_url)
+    assert [str(kept.id) for kept in with_log.predictions()] == [answer.json()["prediction_id"]]
+    with_log.close()
+
+    broken = httpx.post(f"{server.url}/predict", files={"file": b"no picture"})
+    assert (broken.status_code, broken.json()["type"]) == (400, "/problems/not_an_image")
+    assert httpx.get(f"{server.url}/model").json()["name"] == "tiny"
+    assert httpx.get(f"{server.url}/health").json()["status"] == "ok"
+    assert "prediction_latency_seconds_count 1.0" in httpx.get(f"{server.url}/metrics").text.splitlines()
+
+
+def test_bentomls_own_client_predicts(server, make_poster, tmp_path):
+    poster = tmp_path / "poster.jpg"
+    poster.write_bytes(make_poster("red"))
+    (answer,) = ask(server, poster)
+    assert answer["topk"][0]["label"] == "Romance"
+    assert answer["prediction_id"]
+
+
+def test_posters_that_come_together_are_answered_each_by_its_own(server, make_poster, tmp_path):
+    paths = []
+    for name, data in (("a.jpg", make_poster("blue")), ("b.jpg", b"no picture"), ("c.jpg", make_poster("white"))):
+        (tmp_path / name).write_bytes(data)
+        paths.append(tmp_path / name)
+    blue, broken, white = ask(server, *paths)
+    assert blue["topk"][0]["label"] == "Drama"
+    assert broken["error"]["code"] == "not_an_image"
+    assert white["topk"][0]["label"] == "Comedy"
+
+
+def test_its_own_routes_are_guarded_too(server, make_poster):
+    large = httpx.post(f"{server.url}/bento/predict", files={"poster": b"\0" * 200_000})
+    assert (large.status_code, large.json()["type"]) == (413, "/problems/body_too_large")
+    broken = httpx.post(f"{server.url}/bento/predict", files={"poster": b"no picture"})
+    assert broken.status_code == 400
+    closed = httpx.post(f"{server.url}/bento/predict_url", json={"image_url": "https://films.example/"})
+    assert closed.status_code == 403
+
+
+def test_it_stops_when_it_is_asked(server):
+    assert server.stop() == 0
+
+
+def test_a_taken_port_is_told_before_bentoml_starts(restored_logging, settings, monkeypatch):
+    monkeypatch.setattr(os, "execve", lambda *_: pytest.fail("it started"))
+    with socket.create_server(("127.0.0.1", 0)) as other, pytest.raises(OnesheetError, match="the port is taken"):
+        serve_with_bentoml(settings.model_copy(update={"port": other.getsockname()[1]}))
+
+
+def test_without_bentoml_the_extra_is_named(settings, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(MissingExtraError, match=r"onesheet\[bento\]"):
+        serve_with_bentoml(settings)
