@@ -76,7 +76,7 @@ def run_bench(predictor: Predictor, images: Path | None, seconds: float) -> Benc
     Raises:
         DataError: The folder holds no `.jpg`, or one that cannot be read.
     """
-    encoded = _made_up_posters() if images is None else _sample(images, predictor)
+    encoded = sample_posters(images, predictor)
     pixels = [predictor.read(data).pixels for data in encoded]
 
     def decode(batch: Sequence[bytes]) -> list[object]:
@@ -105,7 +105,14 @@ def run_bench(predictor: Predictor, images: Path | None, seconds: float) -> Benc
     )
 
 
-def _sample(images: Path, predictor: Predictor) -> list[bytes]:
+def sample_posters(images: Path | None, predictor: Predictor) -> list[bytes]:
+    """Encoded posters of a folder, or made-up ones.
+
+    Raises:
+        DataError: The folder holds no `.jpg`, or one that cannot be read.
+    """
+    if images is None:
+        return _made_up_posters()
     paths = sorted(images.glob("*.jpg"))[:_SAMPLE]
     if not paths:
         raise DataError(f"no .jpg in {images}")

@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from onesheet.cli.options import EXIT_FAILURE, BundleOption, JsonOption, PrecisionOption
-from onesheet.console import complain, printable, read_settings
+from onesheet.console import complain, printable, progress, read_settings
 from onesheet.errors import OnesheetError
 
 if TYPE_CHECKING:
+    from onesheet.bench import BenchResult
     from onesheet.predictor import Prediction
+    from onesheet.tune import Tuning
 
 app = typer.Typer()
 
@@ -96,7 +98,7 @@ def serve(
     (serve_with_bentoml if engine == "bentoml" else serve_with_fastapi)(settings)
 
 
-@app.command(epilog="Example: onesheet bench data/raw/Images --json")
+@app.command(epilog="Example: onesheet bench data/raw/Images --tune")
 def bench(
     images: Annotated[
         Path | None,
@@ -105,17 +107,34 @@ def bench(
     bundle: BundleOption = None,
     precision: PrecisionOption = None,
     seconds: Annotated[float, typer.Option(min=0.1, help="How long each figure is measured.")] = 3.0,
+    find_settings: Annotated[
+        bool,
+        typer.Option(
+            "--tune", help="Try the service with different numbers of processes, threads and pictures at once."
+        ),
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Measure decoding, model, and both together on this machine."""
-    from onesheet.bench import run_bench
+    """Measure decoding, model, and both together on this machine.
+
+    With --tune: start the service again and again, load it over HTTP, and print the settings that answer most.
+    """
+    from onesheet.bench import run_bench, sample_posters
     from onesheet.predictor import load_predictor
 
     settings = read_settings()
-    predictor = load_predictor(
-        bundle or settings.bundle, threads=settings.threads, precision=precision or settings.precision
-    )
-    result = run_bench(predictor, images, seconds)
+    ref, graph = bundle or settings.bundle, precision or settings.precision
+    predictor = load_predictor(ref, threads=settings.threads, precision=graph)
+    result: BenchResult | Tuning
+    if find_settings:
+        from onesheet.tune import tune
+
+        place = str(Path(ref).absolute()) if Path(ref).exists() else ref
+        shared = {"ONESHEET_BUNDLE": place, "ONESHEET_PRECISION": graph}
+        with progress("Trying") as advance:
+            result = tune(shared, sample_posters(images, predictor), seconds, on_trial=advance)
+    else:
+        result = run_bench(predictor, images, seconds)
     typer.echo(json.dumps(result.to_dict()) if as_json else result.to_text())
 
 
