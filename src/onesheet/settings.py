@@ -58,6 +58,9 @@ class Settings(BaseSettings):
     log_failure: Literal["refuse", "answer"] = Field(
         "refuse", description="While the log is down: refuse, or answer without a prediction_id."
     )
+    log_retention_days: float | None = Field(
+        None, gt=0, description="Answers older than this are removed from the log, once an hour; default: never."
+    )
     shadow_bundle: str | None = Field(None, description="Bundle that scores the same pictures, for the log only.")
 
     api_keys: str = Field(

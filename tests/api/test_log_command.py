@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from uuid import UUID, uuid4
 
+import anyio
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -15,6 +16,7 @@ from onesheet.errors import DataError, LogUnavailableError
 from onesheet.monitoring.log_export import export_parquet
 from onesheet.predictionlog import Feedback, LoggedPrediction, PredictionLog
 from onesheet.predictionlog.records import STATISTICS
+from onesheet.serving import create_app
 
 START = datetime(2026, 11, 1, tzinfo=UTC)
 
@@ -144,3 +146,26 @@ def test_ids_of_an_export_are_those_of_the_answers(filled, log, tmp_path):
     export_parquet(log, str(tmp_path / "log.parquet"))
     ids = pq.read_table(tmp_path / "log.parquet")["prediction_id"].to_pylist()
     assert log.delete([UUID(one) for one in ids]) == 20
+
+
+@pytest.mark.anyio
+async def test_a_service_forgets_by_itself(log, log_url, filled, settings):
+    days = (datetime.now(UTC) - filled[10].time) / timedelta(days=1) + 0.01
+    app = create_app(settings.model_copy(update={"log_url": log_url, "log_retention_days": days}))
+    with anyio.fail_after(20):
+        async with app.router.lifespan_context(app):
+            while log.count() > 10:
+                await anyio.sleep(0.02)
+    assert [kept.id for kept in log.predictions()] == [kept.id for kept in filled[10:]]
+
+
+@pytest.mark.anyio
+async def test_a_service_that_cannot_forget_says_so_and_answers_on(read_log, settings, predictor, connect, tmp_path):
+    log_url = f"sqlite:///{tmp_path}/nowhere/log.db"
+    changes = {"log_url": log_url, "log_retention_days": 1, "log_failure": "answer"}
+    app = create_app(settings.model_copy(update=changes), predictor)
+    with anyio.fail_after(20):
+        async with app.router.lifespan_context(app), connect(app) as client:
+            while not any(line["event"].startswith("old answers not removed") for line in read_log()):
+                await anyio.sleep(0.02)
+            assert (await client.get("/readyz")).status_code == 200

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -332,6 +333,16 @@ def test_bench_of_what_cannot_be_measured(
     assert message in outcome.err
 
 
+def test_a_key_and_its_digest(onesheet: Callable[..., Any]) -> None:
+    (first,), (second,) = onesheet("key", "--json").lines, onesheet("key", "--json").lines
+    assert first["digest"] == hashlib.sha256(first["key"].encode()).hexdigest()
+    assert first["key"] != second["key"]
+    assert len(first["key"]) >= 43  # 256 bits
+
+    words = onesheet("key").out.split()
+    assert hashlib.sha256(words[4].encode()).hexdigest() == words[-1]
+
+
 def test_the_version(onesheet: Callable[..., Any]) -> None:
     outcome = onesheet("--version")
 
@@ -340,7 +351,7 @@ def test_the_version(onesheet: Callable[..., Any]) -> None:
 
 @pytest.mark.parametrize(
     "command",
-    ["predict", "serve", "bench", "train", "evaluate", "export", "data fetch", "data prepare", "data stats"],
+    ["predict", "serve", "key", "bench", "train", "evaluate", "export", "data fetch", "data prepare", "data stats"],
 )
 def test_every_command_has_help_with_an_example(onesheet: Callable[..., Any], command: str) -> None:
     outcome = onesheet(*command.split(), "--help")

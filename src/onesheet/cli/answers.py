@@ -1,4 +1,4 @@
-"""Commands that answer with a model: `predict`, `serve`, `bench`."""
+"""Commands that answer with a model: `predict`, `serve` and its `key`, `bench`."""
 
 from __future__ import annotations
 
@@ -96,6 +96,20 @@ def serve(
     given = {"bundle": bundle, "precision": precision, "host": host, "port": port, "workers": workers}
     settings = read_settings(**{name: value for name, value in given.items() if value is not None})
     (serve_with_bentoml if engine == "bentoml" else serve_with_fastapi)(settings)
+
+
+@app.command(epilog="Example: onesheet key, then: ONESHEET_API_KEYS=DIGEST onesheet serve")
+def key(as_json: JsonOption = False) -> None:
+    """Make an API key, and the digest of it that the service is told; neither is kept anywhere."""
+    import secrets
+
+    from onesheet.serving.guard import digest
+
+    made = secrets.token_urlsafe(32)
+    if as_json:
+        typer.echo(json.dumps({"key": made, "digest": digest(made)}))
+    else:
+        typer.echo(f"key, for the client:              {made}\ndigest, for ONESHEET_API_KEYS:    {digest(made)}")
 
 
 @app.command(epilog="Example: onesheet bench data/raw/Images --tune")

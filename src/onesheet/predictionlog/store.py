@@ -179,12 +179,24 @@ class PredictionLog:
         Raises:
             LogUnavailableError: The database refuses.
         """
-        old = select(PREDICTIONS.c.id).where(PREDICTIONS.c.time < moment).limit(_BATCH)
         removed = 0
         # A batch at a time: those who write meanwhile wait for one of them at most.
-        while ids := self._ids(old):
-            removed += self.delete(ids)
+        while some := self.delete_some_before(moment):
+            removed += some
         return removed
+
+    def delete_some_before(self, moment: datetime) -> int:
+        """Remove one batch of the answers older than a moment, and what was said of them.
+
+        Returns:
+            How many answers were removed; 0 when there are no more.
+
+        Raises:
+            LogUnavailableError: The database refuses.
+        """
+        old = select(PREDICTIONS.c.id).where(PREDICTIONS.c.time < moment).limit(_BATCH)
+        ids = self._ids(old)
+        return self.delete(ids) if ids else 0
 
     def close(self) -> None:
         """Close all connections."""

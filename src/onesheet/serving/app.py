@@ -133,11 +133,14 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         state.fetcher = ImageFetcher(limits)
     # Not awaited when the server stops: a slow download must not hold it up.
     running = asyncio.create_task(state.service.run())
+    forgetting = asyncio.create_task(state.service.forget_old_answers())
     if state.settings.workers > 1:
         # The others answer meanwhile; without its model this one would only refuse what they could do.
         await state.service.wait_until_loaded(_LOADING_SECONDS)
     yield
     running.cancel()
+    forgetting.cancel()
+    await asyncio.wait([forgetting])
     if state.fetcher:
         await state.fetcher.close()
     await state.service.stop()

@@ -7,8 +7,8 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Final, Literal, TypeAlias
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Final, Literal, TypeAlias, TypeVar
 from uuid import UUID, uuid4
 
 import structlog
@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 
 # How soon a process follows the choice of another.
 _WATCH_SECONDS: Final = 0.5
+_RETENTION_SECONDS: Final = 3600
+
+_Result = TypeVar("_Result")
 
 Status: TypeAlias = Literal["ok", "loading", "failed"]
 
@@ -136,6 +139,20 @@ class PredictionService:
             if ref := self._chosen():
                 with suppress(BundleError):
                     self._use(await self._load_instead(ref))
+
+    async def forget_old_answers(self) -> None:
+        """Remove answers from the log when they reach the age that the settings name; until cancelled."""
+        days = self._settings.log_retention_days
+        while days is not None:
+            moment, removed = datetime.now(UTC) - timedelta(days=days), 0
+            try:
+                await _to_its_end(self._prepare_log)
+                while some := await _to_its_end(self._log.delete_some_before, moment):
+                    removed += some
+                logger.info("old answers removed from the prediction log", removed=removed)
+            except LogUnavailableError as error:
+                logger.warning("old answers not removed from the prediction log", reason=str(error.__cause__))
+            await asyncio.sleep(_RETENTION_SECONDS)
 
     async def wait_until_loaded(self, seconds: float) -> None:
         """Wait, not for ever, until the first bundle is there or has failed."""
@@ -294,6 +311,16 @@ class PredictionService:
             )
             self._metrics.queue_depth.set_function(lambda: self._engine.waiting if self._engine else 0)
         self._metrics.model.labels(predictor.metadata.name, predictor.metadata.version).set(1)
+
+
+async def _to_its_end(function: Callable[..., _Result], *arguments: object) -> _Result:
+    """Call in a thread; a cancellation waits for it, because nothing stops a thread."""
+    call = asyncio.ensure_future(asyncio.to_thread(function, *arguments))
+    try:
+        return await asyncio.shield(call)
+    except asyncio.CancelledError:
+        await asyncio.wait([call])
+        raise
 
 
 def _record(
