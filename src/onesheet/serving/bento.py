@@ -47,6 +47,8 @@ def build_service(settings: Settings) -> Any:
         # The routes that are mounted have a log and metrics of their own.
         logging={"access": {"enabled": False}},
         metrics={"enabled": False},
+        # Nor does it trace: the middleware that it has no switch for would cost each request a span for nobody.
+        tracing={"excluded_urls": ".*"},
         traffic={"timeout": settings.patience_seconds + settings.body_seconds + _GRACE_SECONDS},
     )
 
