@@ -18,6 +18,7 @@ from onesheet.predictor import Predictor, map_batches
 
 _SAMPLE: Final = 64
 _LATENCY_RUNS: Final = 50
+_SUFFIXES: Final = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +75,7 @@ def run_bench(predictor: Predictor, images: Path | None, seconds: float) -> Benc
         seconds: How long each rate is measured.
 
     Raises:
-        DataError: The folder holds no `.jpg`, or one that cannot be read.
+        DataError: The folder holds no posters, or one that cannot be read.
     """
     encoded = sample_posters(images, predictor)
     pixels = [predictor.read(data).pixels for data in encoded]
@@ -109,13 +110,13 @@ def sample_posters(images: Path | None, predictor: Predictor) -> list[bytes]:
     """Encoded posters of a folder, or made-up ones.
 
     Raises:
-        DataError: The folder holds no `.jpg`, or one that cannot be read.
+        DataError: The folder holds no posters, or one that cannot be read.
     """
     if images is None:
         return _made_up_posters()
-    paths = sorted(images.glob("*.jpg"))[:_SAMPLE]
+    paths = sorted(path for path in images.glob("*") if path.suffix.lower() in _SUFFIXES)[:_SAMPLE]
     if not paths:
-        raise DataError(f"no .jpg in {images}")
+        raise DataError(f"no posters in {images}")
     sample = []
     for path in paths:
         try:

@@ -25,9 +25,9 @@ class Settings(BaseSettings):
     port: int = Field(8000, ge=0, le=65535, description="Port of the API; 0 takes any free one.")
     workers: int = Field(1, ge=1, description="Processes that serve the API side by side.")
     threads: int | None = Field(
-        None, ge=1, description="Worker threads of a process; default: its share of the cores, and one."
+        None, ge=1, description="Worker threads of a process; default: the cores, or its share of them and one."
     )
-    max_batch: int = Field(4, ge=1, description="Most pictures that wait which go through the model together.")
+    max_batch: int = Field(8, ge=1, description="Most pictures that wait which go through the model together.")
 
     max_upload_bytes: int = Field(20 * 2**20, gt=0, description="Largest accepted request body, in bytes.")
     max_upload_bytes_at_once: int = Field(

@@ -27,7 +27,7 @@ _STOP_SECONDS: Final = 15
 # Candidates this near to the best are as good; of them the smallest is taken.
 _NOISE: Final = 0.03
 _ROUNDS: Final = 2
-_BATCHES: Final = (1, 2, 4, 8)
+_BATCHES: Final = (1, 2, 4, 8, 16)
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +149,7 @@ def _shapes(cores: int) -> list[Candidate]:
     """Processes and threads worth a try: one process, one for each core, and some between."""
     counts = sorted({1, max(1, cores // 4), max(1, cores // 2), cores})
     return [
-        Candidate(workers, threads, _BATCHES[2])
+        Candidate(workers, threads, _BATCHES[3])
         for workers in counts
         for threads in sorted({max(1, cores // workers), cores // workers + 1})
     ]

@@ -237,9 +237,14 @@ main()
         return self.process.wait(20)
 
     def kill(self) -> None:
-        """At once, and all of it."""
-        with suppress(ProcessLookupError):
-            os.killpg(self.process.pid, signal.SIGKILL)
+        """At once, and all of it: some servers start their workers in groups of their own."""
+        import psutil
+
+        with suppress(psutil.NoSuchProcess):
+            started = psutil.Process(self.process.pid)
+            for process in (*started.children(recursive=True), started):
+                with suppress(psutil.NoSuchProcess):
+                    process.kill()
         self.process.wait()
 
     def _first_line(self, event: str) -> dict[str, Any]:

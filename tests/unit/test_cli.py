@@ -315,7 +315,7 @@ def test_bench_measures_this_machine(onesheet: Callable[..., Any], make_poster: 
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["nowhere"], 1, "onesheet: no .jpg in nowhere\n"),
+        (["nowhere"], 1, "onesheet: no posters in nowhere\n"),
         (["posters"], 1, "onesheet: posters/bad.jpg: the file is not a JPEG, PNG, WebP or GIF picture\n"),
         (["posters", "--seconds", "0"], 2, "Invalid value for '--seconds'"),
         (["posters", "--seconds", "nan"], 2, "Invalid value for '--seconds'"),

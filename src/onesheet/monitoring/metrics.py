@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 CONTENT_TYPE: Final = CONTENT_TYPE_LATEST
 
+_STAGES: Final = ("read", "queue", "decode", "model", "log")
 _STAGE_BUCKETS: Final = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5)
 _LATENCY_BUCKETS: Final = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1, 2, 5)
 _SHARES: Final = tuple(tenth / 10 for tenth in range(1, 11))
@@ -56,13 +57,14 @@ class Metrics:
         self.batch_size = Histogram(
             "onesheet_batch_size", "Pictures that went through the graph together.", buckets=_BATCHES, registry=registry
         )
-        self.stages = Histogram(
+        stages = Histogram(
             "onesheet_stage_seconds",
-            "Time of one picture in a stage: read, queue, decode, model, log.",
+            f"Time of one picture in a stage: {', '.join(_STAGES)}.",
             ["stage"],
             buckets=_STAGE_BUCKETS,
             registry=registry,
         )
+        self.stages = {stage: stages.labels(stage) for stage in _STAGES}
         self.refused = Counter(
             "onesheet_refused", "Requests that got a problem for an answer, by its code.", ["reason"], registry=registry
         )

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 from uuid import UUID
 
 import numpy as np
@@ -19,9 +19,6 @@ from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 from onesheet.errors import InvalidRequestError, LogUnavailableError, MissingExtraError, UnknownPredictionError
 from onesheet.predictionlog.records import STATISTICS, Feedback, LoggedPrediction
 from onesheet.predictionlog.schema import FEEDBACK, MODELS, PREDICTIONS
-
-if TYPE_CHECKING:
-    from sqlalchemy import Table
 
 # A store that does not answer within this time is down: a client waits for the answer.
 _CONNECT_SECONDS: Final = 2
@@ -49,6 +46,9 @@ class PredictionLog:
         database = self._engine.url.database or ""
         if must_exist and self._engine.dialect.name == "sqlite" and not Path(database).is_file():
             raise LogUnavailableError(f"there is no prediction log at {database}")
+        insert: Any = _INSERTS[self._engine.dialect.name]
+        self._insert_prediction = insert(PREDICTIONS).on_conflict_do_nothing()
+        self._insert_model = insert(MODELS).on_conflict_do_nothing()
         self._model_ids: dict[tuple[str, str], int] = {}
         self._lock = threading.Lock()
 
@@ -74,7 +74,7 @@ class PredictionLog:
         with _available(), self._engine.begin() as connection:
             ids = {self._model_key(prediction): self._model_id(connection, prediction) for prediction in predictions}
             rows = [_to_row(prediction, ids[self._model_key(prediction)]) for prediction in predictions]
-            connection.execute(self._insert(PREDICTIONS).on_conflict_do_nothing(), rows)
+            connection.execute(self._insert_prediction, rows)
         with self._lock:
             self._model_ids |= ids
 
@@ -212,7 +212,7 @@ class PredictionLog:
             return known
         name, version = key
         connection.execute(
-            self._insert(MODELS).on_conflict_do_nothing(),
+            self._insert_model,
             {"name": name, "version": version, "genres": list(prediction.genres)},
         )
         return int(
@@ -220,9 +220,6 @@ class PredictionLog:
                 select(MODELS.c.id).where(MODELS.c.name == name, MODELS.c.version == version)
             ).scalar_one()
         )
-
-    def _insert(self, table: Table) -> Any:
-        return _INSERTS[self._engine.dialect.name](table)
 
     @staticmethod
     def _model_key(prediction: LoggedPrediction) -> tuple[str, str]:

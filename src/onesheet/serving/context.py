@@ -10,7 +10,7 @@ from urllib.parse import quote
 from uuid import uuid4
 
 import structlog
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect
 
 from onesheet.serving.problems import INTERNAL_ERROR, problem_response
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from onesheet.monitoring.metrics import Metrics
 
 HEADER: Final = "X-Request-ID"
+_HEADER: Final = HEADER.lower().encode()
 # Nobody reads it; it says in the log and the metrics that there was nobody left to answer (as nginx does).
 CLIENT_LEFT: Final = 499
 # Asked by machines, which hold no key.
@@ -30,12 +31,12 @@ PROBES: Final = frozenset({"/livez", "/readyz", "/health", "/metrics"})
 _ACCEPTED_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 # Answers are data: no page may show them in a frame, guess their type, or be told where the reader came from.
-_SECURITY_HEADERS: Final = {
-    "X-Content-Type-Options": "nosniff",
-    "X-Frame-Options": "DENY",
-    "Referrer-Policy": "no-referrer",
-    "Cache-Control": "no-store",
-}
+_SECURITY_HEADERS: Final = (
+    (b"x-content-type-options", b"nosniff"),
+    (b"x-frame-options", b"DENY"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"cache-control", b"no-store"),
+)
 
 logger: FilteringBoundLogger = structlog.get_logger(__name__)
 
@@ -59,10 +60,9 @@ class RequestContext:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                headers = MutableHeaders(scope=message)
-                headers[HEADER] = request_id
-                for name, value in _SECURITY_HEADERS.items():
-                    headers.setdefault(name, value)
+                given = {name for name, _ in message["headers"]}
+                own = [(_HEADER, request_id.encode()), *_SECURITY_HEADERS]
+                message["headers"] = [*message["headers"], *(header for header in own if header[0] not in given)]
             await send(message)
 
         scope.setdefault("state", {})["id"] = request_id

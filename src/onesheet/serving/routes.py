@@ -160,7 +160,7 @@ async def predict(request: Request, service: Service, threshold: Threshold = Non
         service.engine.check_admission()
         async with state.body.room_for(request):
             upload = await _poster(request, state.body, state.fetcher)
-            state.metrics.stages.labels("read").observe(time.perf_counter() - arrived)
+            state.metrics.stages["read"].observe(time.perf_counter() - arrived)
             answered = await service.answer(upload, threshold, topk, arrived=arrived, request_id=request.state.id)
     except Exception:
         state.metrics.prediction_error.inc()

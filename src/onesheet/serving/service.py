@@ -289,7 +289,7 @@ class PredictionService:
         timings = answer.timings
         stages = {"queue": timings.queue, "decode": timings.decode, "model": timings.model, "log": log_seconds}
         for stage, seconds in stages.items():
-            self._metrics.stages.labels(stage).observe(seconds)
+            self._metrics.stages[stage].observe(seconds)
         if self._on_stages:
             self._on_stages(stages)
         self._metrics.batch_size.observe(answer.batch)
@@ -304,13 +304,18 @@ class PredictionService:
             settings = self._settings
             self._engine = Engine(
                 predictor,
-                threads=settings.threads or usable_cores() // settings.workers + 1,
+                threads=settings.threads or _default_threads(settings.workers),
                 max_waiting=settings.max_waiting,
                 max_batch=settings.max_batch,
                 patience=settings.patience_seconds,
             )
             self._metrics.queue_depth.set_function(lambda: self._engine.waiting if self._engine else 0)
         self._metrics.model.labels(predictor.metadata.name, predictor.metadata.version).set(1)
+
+
+def _default_threads(workers: int) -> int:
+    """One for each core; of several processes one may get more connections than its share, so each has one to spare."""
+    return usable_cores() if workers == 1 else usable_cores() // workers + 1
 
 
 async def _to_its_end(function: Callable[..., _Result], *arguments: object) -> _Result:
