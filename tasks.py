@@ -22,6 +22,17 @@ def test(c: Context) -> None:
     c.run("pytest -n auto --dist worksteal --cov --cov-report term --durations 25", pty=False)
 
 
+@task
+def bento(c: Context) -> None:
+    """Build a bento: `bentoml serve onesheet:latest`, or `bentoml containerize onesheet:latest`, then runs it."""
+    c.run("uv build --wheel --out-dir dist")
+    c.run(
+        "uv export --frozen --quiet --no-emit-project --no-hashes --extra bento --extra postgres --extra tracing "
+        "--output-file dist/bento-requirements.txt"
+    )
+    c.run("bentoml build deploy/bento")
+
+
 @task(lint, types, test)
 def check(c: Context) -> None:
     """Run everything that CI runs."""
