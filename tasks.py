@@ -1,6 +1,9 @@
 """Short commands for people and CI alike: `uv run --all-extras --group dev inv --list`."""
 
-from invoke import Context, task
+import json
+from pathlib import Path
+
+from invoke import Context, Exit, task
 
 
 @task
@@ -20,6 +23,26 @@ def types(c: Context) -> None:
 def test(c: Context) -> None:
     """Run all tests in parallel, with coverage."""
     c.run("pytest -n auto --dist worksteal --cov --cov-report term --durations 25", pty=False)
+
+
+@task
+def audit(c: Context) -> None:
+    """Look up known vulnerabilities of everything that the lock file names."""
+    Path("dist").mkdir(exist_ok=True)
+    c.run("uv export --frozen --quiet --all-extras --no-emit-project --no-hashes --output-file dist/audited.txt")
+    found = c.run(
+        "pip-audit --requirement dist/audited.txt --no-deps --disable-pip --progress-spinner off --format json",
+        hide="out",
+        warn=True,
+    )
+    packages = json.loads(found.stdout)["dependencies"]
+    vulnerable = [package for package in packages if package.get("vulns")]
+    unknown = sum("skip_reason" in package for package in packages)
+    print(f"{len(packages)} packages: {len(vulnerable)} with known vulnerabilities, {unknown} not looked up")
+    for package in vulnerable:
+        print(package["name"], package["version"], *(problem["id"] for problem in package["vulns"]))
+    if vulnerable:
+        raise Exit(code=1)
 
 
 @task

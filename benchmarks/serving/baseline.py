@@ -38,14 +38,15 @@ class StarterWeights(nn.Module):
         weights = {tensor.name: torch.from_numpy(numpy_helper.to_array(tensor).copy()) for tensor in graph.initializer}
         config = compose_config(["experiment=starter", "model.pretrained=false"])
         self.network = PosterNet(config.model, genres=24, pretrained=False).eval()
-        for name, layer in list(self.network.named_modules()):
+        biases: list[torch.Tensor] = []
+        for name, layer in self.network.named_modules():
             if isinstance(layer, nn.Conv2d):
-                # The export folded each batch normalisation into the convolution before it.
                 layer.weight = nn.Parameter(weights[f"network.{name}.weight"])
-                layer.bias = nn.Parameter(weights[f"network.{name}.weight_bias"])
+                biases.append(weights[f"network.{name}.weight_bias"])
             elif isinstance(layer, nn.BatchNorm2d):
-                parent, _, child = name.rpartition(".")
-                setattr(self.network.get_submodule(parent), child, nn.Identity())
+                # The export folded it into the convolution before it; torch runs it as a layer of its own.
+                layer.weight = nn.Parameter(torch.full_like(layer.weight, (1 + layer.eps) ** 0.5))
+                layer.bias = nn.Parameter(biases.pop())
         self.network.head.weight = nn.Parameter(weights["network.head.weight"])
         self.network.head.bias = nn.Parameter(weights["network.head.bias"])
         self.scale, self.shift = weights["scale"], weights["shift"]

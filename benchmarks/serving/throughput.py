@@ -29,7 +29,7 @@ from onesheet.tune import RunningService, running_service
 
 ROUNDS = 3
 SECONDS = 8.0
-CONNECTIONS = 16
+CONNECTIONS = 32
 
 
 def main() -> None:
