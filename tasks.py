@@ -46,6 +46,31 @@ def audit(c: Context) -> None:
 
 
 @task
+def settings(c: Context) -> None:
+    """Write docs/settings.md from the settings themselves."""
+    Path("docs/settings.md").write_text(settings_page(), encoding="utf-8")
+
+
+def settings_page() -> str:
+    """Every setting with its default and its meaning; a test keeps the page so."""
+    from onesheet.settings import Settings
+
+    rows = [
+        f"| `ONESHEET_{name.upper()}` | {'' if field.default in (None, '') else f'`{field.default}`'} "
+        f"| {field.description} |"
+        for name, field in Settings.model_fields.items()
+    ]
+    head = """# Settings
+
+From the environment, or a `.env` file in the working folder; a command's own options win. `inv settings` writes this page.
+
+| variable | default | |
+|---|---|---|
+"""
+    return head + "\n".join(rows) + "\n"
+
+
+@task
 def bento(c: Context) -> None:
     """Build a bento: `bentoml serve onesheet:latest`, or `bentoml containerize onesheet:latest`, then runs it."""
     c.run("uv build --wheel --out-dir dist")

@@ -19,7 +19,7 @@ class Settings(BaseSettings):
     )
     data_source: str = Field(
         "https://github.com/laxmimerit/Movies-Poster_Dataset",
-        description="Where `onesheet data fetch` gets the posters when no source is named.",
+        description="Where `onesheet data fetch` gets posters when no source is named.",
     )
     host: str = Field("127.0.0.1", description="Address that the API listens on.")
     port: int = Field(8000, ge=0, le=65535, description="Port of the API; 0 takes any free one.")

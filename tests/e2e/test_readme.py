@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import importlib.util
 import json
 import os
 import re
@@ -98,8 +99,16 @@ def test_from_raw_posters_to_an_answer_over_http(sample, tmp_path):
         assert (home / made).is_file(), made
 
 
-def test_the_settings_table_names_every_setting():
+def test_the_page_of_settings_is_what_the_settings_are():
+    spec = importlib.util.spec_from_file_location("tasks", README.with_name("tasks.py"))
+    tasks = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tasks)
+    assert README.with_name("docs").joinpath("settings.md").read_text() == tasks.settings_page(), "run: inv settings"
+
+
+def test_the_readme_names_only_settings_that_there_are():
     from onesheet.settings import Settings
 
-    named = set(re.findall(r"ONESHEET_([A-Z_]+)", README.read_text()))
-    assert {name.upper() for name in Settings.model_fields} <= named
+    pages = (README, README.with_name("docs") / "serving.md")
+    named = {name for page in pages for name in re.findall(r"ONESHEET_([A-Z_]+)", page.read_text())}
+    assert named <= {name.upper() for name in Settings.model_fields}
