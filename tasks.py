@@ -46,7 +46,7 @@ def audit(c: Context) -> None:
 
 
 @task
-def settings(c: Context) -> None:
+def settings(_: Context) -> None:
     """Write docs/settings.md from the settings themselves."""
     Path("docs/settings.md").write_text(settings_page(), encoding="utf-8")
 
@@ -62,7 +62,8 @@ def settings_page() -> str:
     ]
     head = """# Settings
 
-From the environment, or a `.env` file in the working folder; a command's own options win. `inv settings` writes this page.
+From the environment, or a `.env` file in the working folder; a command's own options win. This page is written by
+`inv settings`.
 
 | variable | default | |
 |---|---|---|
