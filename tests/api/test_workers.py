@@ -5,15 +5,19 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 
 import httpx
+import psutil
 import pytest
 
+from onesheet.errors import OnesheetError
 from onesheet.predictionlog import PredictionLog
+from onesheet.serving.server import listen
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -80,6 +84,35 @@ def test_a_killed_worker_is_replaced_and_no_answer_is_lost_from_the_log(serving,
     assert set(load.ids) <= logged_ids(server.log_url)
     assert any(line["event"].startswith("worker died") for line in server.lines())
     assert server.stop() == 0
+
+
+def count(status: str, pid: int) -> int:
+    """Connections of a process that are in this state."""
+    return sum(one.status == status for one in psutil.Process(pid).net_connections("tcp"))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the processes share one socket")
+def test_connections_that_come_at_once_are_dealt_out(serving):
+    server = serving(WORKERS="2")
+    deadline = time.monotonic() + 20
+    while min(count(psutil.CONN_LISTEN, pid) for pid in server.workers()) == 0:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    connections = [socket.create_connection(server.address) for _ in range(60)]
+    for connection in connections:
+        connection.sendall(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert b"200" in connection.recv(4096).split(b"\r\n")[0]
+    held = [count(psutil.CONN_ESTABLISHED, pid) for pid in server.workers()]
+    for connection in connections:
+        connection.close()
+    assert sum(held) == 60
+    assert min(held) > 10  # by chance once in a hundred million times
+
+
+def test_a_port_is_not_shared_with_another_service(serving):
+    server = serving(WORKERS="2")
+    with pytest.raises(OnesheetError, match="the port is taken"):
+        listen(*server.address, workers=2)
 
 
 def test_metrics_are_those_of_all_workers_whichever_is_asked(serving, make_poster):
