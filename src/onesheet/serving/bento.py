@@ -24,6 +24,7 @@ from onesheet.settings import Settings
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
+    from starlette.types import ASGIApp, Receive, Scope, Send
 
 _PREFIX: Final = "/bento"
 _GRACE_SECONDS: Final = 8.0
@@ -96,7 +97,28 @@ def build_service(settings: Settings) -> Any:
     built = service(bentoml.asgi_app(app, path="/")(Onesheet))
     for layer in app.state.middleware:
         built.add_asgi_middleware(layer.cls, **layer.kwargs)
+    built.add_asgi_middleware(_Shortcut, api=app, paths=frozenset(app.openapi()["paths"]))
     return built
+
+
+class _Shortcut:
+    """ASGI middleware: requests for the API's own routes do not go through BentoML's context and router.
+
+    Args:
+        app: BentoML's.
+        api: Ours; mounted in BentoML's too, which starts and stops it.
+        paths: Of the routes.
+    """
+
+    def __init__(self, app: ASGIApp, api: ASGIApp, paths: frozenset[str]) -> None:
+        self._app = app
+        self._api = api
+        self._paths = paths
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request to the one that it is for."""
+        ours = scope["type"] == "http" and scope["path"] in self._paths
+        await (self._api if ours else self._app)(scope, receive, send)
 
 
 async def _read(poster: Path) -> Upload:
