@@ -39,7 +39,7 @@ class Settings(BaseSettings):
     patience_seconds: float = Field(
         1.5, gt=0, description="A picture that cannot be answered within this time is refused at once."
     )
-    body_seconds: float = Field(15.0, gt=0, description="In which the body of a request has to be there.")
+    body_seconds: float = Field(15.0, gt=0, le=60, description="In which the body of a request has to be there.")
     drain_seconds: float = Field(
         0, ge=0, le=60, description="Between SIGTERM and the end, for load balancers to see /readyz and look elsewhere."
     )
@@ -47,6 +47,12 @@ class Settings(BaseSettings):
         None,
         ge=1,
         description="Requests a minute of one client (key or address), for each worker; default: any.",
+    )
+
+    trusted_proxies: str = Field(
+        "",
+        description="Addresses or networks of load balancers, separated by commas, whose X-Forwarded-For names the "
+        "client; `*`: whoever connects.",
     )
 
     allow_image_url: bool = Field(False, description="Fetch posters from https addresses that clients name.")
@@ -58,6 +64,7 @@ class Settings(BaseSettings):
     log_failure: Literal["refuse", "answer"] = Field(
         "refuse", description="While the log is down: refuse, or answer without a prediction_id."
     )
+    log_seconds: float = Field(2.0, gt=0, description="In which the log has to have an answer; later, it is down.")
     log_retention_days: float | None = Field(
         None, gt=0, description="Answers older than this are removed from the log, once an hour; default: never."
     )

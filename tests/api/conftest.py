@@ -11,8 +11,10 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
-from contextlib import asynccontextmanager, redirect_stderr, suppress
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager, closing, redirect_stderr, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -23,6 +25,7 @@ from sqlalchemy import create_engine, text
 
 from onesheet.bundle import load_bundle, write_bundle
 from onesheet.log import configure_logging
+from onesheet.predictionlog import PredictionLog
 from onesheet.serving import create_app
 from onesheet.settings import Settings
 
@@ -32,6 +35,7 @@ if TYPE_CHECKING:
 
     from fastapi import FastAPI
 
+    from onesheet.predictionlog import LoggedPrediction
     from onesheet.predictor import Predictor
 
 
@@ -231,6 +235,24 @@ main()
         children = psutil.Process(self.process.pid).children()
         return [child.pid for child in children if "spawn_main" in " ".join(child.cmdline())]
 
+    def connections(self, pid: int, status: str) -> int:
+        """How many sockets of a process are in this state, as psutil names it."""
+        import psutil
+
+        return sum(one.status == status for one in psutil.Process(pid).net_connections("tcp"))
+
+    def wait_for_workers(self, number: int) -> None:
+        """Returns when so many listen; one is enough for the service to be ready."""
+        deadline = time.monotonic() + 30
+        while sum(self.connections(pid, "LISTEN") > 0 for pid in self.workers()) < number:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+
+    def logged(self) -> list[LoggedPrediction]:
+        """The answers in its prediction log."""
+        with closing(PredictionLog(self.log_url)) as log:
+            return list(log.predictions())
+
     def stop(self, how: int = signal.SIGTERM) -> int:
         """Ask it to stop, and wait for it; its exit code."""
         self.process.send_signal(how)
@@ -255,6 +277,68 @@ main()
                     return found
             time.sleep(0.02)
         raise TimeoutError(self.log())
+
+
+class Load:
+    """Clients that ask for answers until they are told to stop, each request on a connection of its own.
+
+    Attributes:
+        statuses: Of all answers.
+        ids: The `prediction_id` of each answer with status 200; None where it had none.
+        slowest: Seconds of the answer that took longest.
+        broken: Requests that got no answer.
+    """
+
+    def __init__(self, url: str, poster: bytes, clients: int = 4) -> None:
+        self.statuses: list[int] = []
+        self.ids: list[str | None] = []
+        self.slowest = 0.0
+        self.broken = 0
+        self._url, self._poster = url, poster
+        self._stop = threading.Event()
+        self._pool = ThreadPoolExecutor(clients)
+        for _ in range(clients):
+            self._pool.submit(self._ask)
+
+    def _ask(self) -> None:
+        while not self._stop.is_set():
+            started = time.monotonic()
+            try:
+                with httpx.Client() as client:
+                    answer = client.post(f"{self._url}/predict", files={"file": self._poster}, timeout=20)
+            except httpx.TransportError:
+                self.broken += 1
+                continue
+            self.slowest = max(self.slowest, time.monotonic() - started)
+            self.statuses.append(answer.status_code)
+            if answer.status_code == 200:
+                self.ids.append(answer.json()["prediction_id"])
+
+    def wait_for(self, answers: int, status: int = 200) -> None:
+        """Returns when so many more have come with this status."""
+        enough, deadline = self.statuses.count(status) + answers, time.monotonic() + 30
+        while self.statuses.count(status) < enough:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+
+    def stop(self) -> None:
+        """Waits for the answers that are under way."""
+        self._stop.set()
+        self._pool.shutdown()
+
+
+@pytest.fixture
+def load() -> Iterator[Callable[..., Load]]:
+    """`load(url, poster)`: clients that ask until `.stop()`, or the end of the test."""
+    started: list[Load] = []
+
+    def start(*arguments: Any, **options: Any) -> Load:
+        started.append(Load(*arguments, **options))
+        return started[-1]
+
+    yield start
+    for one in started:
+        one.stop()
 
 
 def wait_until_ready(url: str) -> None:

@@ -7,12 +7,13 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import httpx
 import pytest
 
-from onesheet.errors import MissingExtraError, OnesheetError
+from onesheet.errors import InvalidRequestError, MissingExtraError, OnesheetError
 from onesheet.predictionlog import PredictionLog
 from onesheet.serving.bento_server import serve_with_bentoml
 
@@ -20,13 +21,16 @@ pytest.importorskip("bentoml")
 
 pytestmark = pytest.mark.timeout(120)
 
+OPERATOR = "secret"
 CLIENT = Path(__file__).parents[2] / "examples" / "bentoml_client.py"
 
 
 @pytest.fixture
 def server(serving, tmp_path, monkeypatch):
     monkeypatch.setenv("BENTOML_HOME", str(tmp_path / "bentoml"))
-    return serving("--engine", "bentoml", "--workers", "2", MAX_UPLOAD_BYTES="100000", THREADS="1")
+    return serving(
+        "--engine", "bentoml", "--workers", "2", MAX_UPLOAD_BYTES="100000", THREADS="1", ADMIN_TOKEN=OPERATOR
+    )
 
 
 def ask(server, *posters):
@@ -79,6 +83,27 @@ def test_its_own_routes_are_guarded_too(server, make_poster):
     assert closed.status_code == 403
 
 
+def test_another_bundle_is_taken_by_all_its_processes(server, next_bundle, make_poster):
+    answer = httpx.post(
+        f"{server.url}/admin/model", json={"bundle": str(next_bundle)}, headers={"Authorization": f"Bearer {OPERATOR}"}
+    )
+    assert answer.json() == {"name": "tiny", "version": "2.0.0"}
+    time.sleep(1.5)
+    versions = [
+        httpx.post(f"{server.url}/predict", files={"file": make_poster()}).json()["model"]["version"] for _ in range(20)
+    ]
+    assert set(versions) == {"2.0.0"}
+    metrics = httpx.get(f"{server.url}/metrics").text
+    assert metrics.count("process_resident_memory_bytes{") == 2
+
+
+def test_slow_clients_are_cut_off(server):
+    with socket.create_connection(server.address) as connection:
+        connection.sendall(b"POST /predict HTTP/1.1\r\nHost: x\r\n")
+        connection.settimeout(20)
+        assert connection.recv(4096).split(b"\r\n")[0] == b"HTTP/1.1 408 Request Timeout"
+
+
 def test_it_stops_when_it_is_asked(server):
     assert server.stop() == 0
 
@@ -87,6 +112,12 @@ def test_a_taken_port_is_told_before_bentoml_starts(restored_logging, settings, 
     monkeypatch.setattr(os, "execve", lambda *_: pytest.fail("it started"))
     with socket.create_server(("127.0.0.1", 0)) as other, pytest.raises(OnesheetError, match="the port is taken"):
         serve_with_bentoml(settings.model_copy(update={"port": other.getsockname()[1]}))
+
+
+def test_a_port_for_operators_is_not_to_be_had(settings, monkeypatch):
+    monkeypatch.setattr(os, "execve", lambda *_: pytest.fail("it started"))
+    with pytest.raises(InvalidRequestError, match="ONESHEET_ADMIN_PORT"):
+        serve_with_bentoml(settings.model_copy(update={"admin_port": 9000}))
 
 
 def test_without_bentoml_the_extra_is_named(settings, monkeypatch):

@@ -57,6 +57,19 @@ async def test_a_client_that_asks_too_often_is_told_when_to_come_again(with_sett
     assert 1 <= int(answers[3].headers["retry-after"]) <= 21
 
 
+async def test_a_load_balancer_that_is_trusted_names_the_client(with_settings):
+    def asked_by(client, address):
+        return client.get("/model", headers={"X-Forwarded-For": address})
+
+    async with with_settings(rate_limit=1) as client:  # ASGITransport says that it is 127.0.0.1
+        assert [(await asked_by(client, address)).status_code for address in ("8.8.8.8", "8.8.4.4")] == [200, 429]
+    async with with_settings(rate_limit=1, trusted_proxies="10.0.0.0/8, 127.0.0.1") as client:
+        found = [(await asked_by(client, address)).status_code for address in ("8.8.8.8", "8.8.4.4", "8.8.8.8")]
+        assert found == [200, 200, 429]
+        # What a client says of itself stands before what the balancers say.
+        assert (await asked_by(client, "1.1.1.1, 8.8.8.8, 10.0.0.7")).status_code == 429
+
+
 async def test_each_key_has_a_limit_of_its_own(with_settings):
     async with with_settings(api_keys=",".join(map(digest, KEYS)), rate_limit=1) as client:
         statuses = [
@@ -120,6 +133,14 @@ async def test_another_token_does_not_open(with_settings, headers):
     async with with_settings(admin_token=SecretStr("secret")) as client:
         answer = await client.post("/admin/model", json={"bundle": "x"}, headers=headers)
     assert (answer.status_code, answer.json()["type"]) == (401, "/problems/unauthorized")
+
+
+async def test_an_operator_needs_no_key_beside_the_token(with_settings, next_bundle):
+    async with with_settings(admin_token=SecretStr("secret"), api_keys=digest(KEYS[0])) as client:
+        body = {"bundle": str(next_bundle)}
+        with_key = await client.post("/admin/model", json=body, headers={"Authorization": f"Bearer {KEYS[0]}"})
+        with_token = await client.post("/admin/model", json=body, headers={"Authorization": "Bearer secret"})
+    assert (with_key.status_code, with_token.status_code) == (401, 200)
 
 
 async def test_operators_may_have_a_port_of_their_own(settings, predictor):

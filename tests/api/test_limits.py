@@ -71,5 +71,5 @@ async def test_other_protocols_pass(predictor):
     async def inner(scope, receive, send):
         passed.append(scope["type"])
 
-    await BodyLimit(inner, max_bytes=1)({"type": "websocket"}, None, None)
+    await BodyLimit(inner, max_bytes=1, seconds=1)({"type": "websocket"}, None, None)
     assert passed == ["websocket"]

@@ -7,6 +7,8 @@ import sys
 
 import pytest
 
+from onesheet.serving.context import PROBES
+
 pytestmark = pytest.mark.anyio
 
 
@@ -22,7 +24,7 @@ async def test_the_docs_page_is_there(client):
 async def test_every_error_of_predict_is_documented_as_a_problem(document):
     responses = document["paths"]["/predict"]["post"]["responses"]
 
-    assert set(responses) == {"200", "400", "408", "413", "415", "422", "503"}
+    assert set(responses) == {"200", "400", "401", "408", "413", "415", "422", "429", "503"}
     for status in set(responses) - {"200"}:
         content = responses[status]["content"]
         assert list(content) == ["application/problem+json"]
@@ -39,6 +41,18 @@ async def test_every_error_of_predict_is_documented_as_a_problem(document):
         "instance",
     }
     assert "HTTPValidationError" not in document["components"]["schemas"]
+
+
+async def test_what_the_middleware_does_is_documented_for_every_route(document):
+    for path, operations in document["paths"].items():
+        for method, operation in operations.items():
+            told = set(operation["responses"])
+            assert path in PROBES or told >= {"401", "429"}, path
+            assert method == "get" or told >= {"408", "413"}, path
+    assert document["paths"]["/model"]["get"]["security"] == [{}, {"APIKey": []}, {"APIKeyAsBearer": []}]
+    assert document["paths"]["/admin/model"]["post"]["security"] == [{"HTTPBearer": []}]
+    assert "security" not in document["paths"]["/livez"]["get"]
+    assert set(document["components"]["securitySchemes"]) == {"APIKey", "APIKeyAsBearer", "HTTPBearer"}
 
 
 async def test_the_request_and_the_answer_are_documented(document):

@@ -98,6 +98,25 @@ async def test_processes_of_one_service_follow_each_other(settings, predictor, c
                 await anyio.sleep(0.05)
 
 
+async def test_what_was_chosen_stays_as_it_was_whatever_becomes_of_the_original(
+    settings, predictor, connect, next_bundle, tmp_path
+):
+    choice = SharedChoice(tmp_path / "choice")
+    app = create_app(settings, predictor, choice)
+    async with connect(app) as client:
+        for _ in range(3):
+            answer = await client.post("/admin/model", json={"bundle": str(next_bundle)}, headers=TOKEN)
+            assert answer.json()["version"] == "2.0.0"
+    shutil.rmtree(next_bundle)
+    later = create_app(settings, choice=SharedChoice(tmp_path / "choice"))
+    async with later.router.lifespan_context(later), connect(later) as client:
+        with anyio.fail_after(10):
+            while (await client.get("/readyz")).status_code != 200:
+                await anyio.sleep(0.02)
+        assert await version(client) == "2.0.0"
+    assert len(list(tmp_path.glob("choice-*"))) == 2  # the one in use, and the one before it
+
+
 async def test_a_process_that_starts_later_takes_what_the_others_chose(settings, connect, next_bundle, tmp_path):
     choice = SharedChoice(tmp_path / "choice")
     assert choice.read() is None

@@ -6,103 +6,56 @@ import os
 import signal
 import socket
 import sys
-import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
 
 import httpx
 import psutil
 import pytest
 
 from onesheet.errors import OnesheetError
-from onesheet.predictionlog import PredictionLog
 from onesheet.serving.server import listen
 
 pytestmark = pytest.mark.timeout(120)
 
 
-class Load:
-    """Clients that ask for answers until they are told to stop, each on connections of its own."""
-
-    def __init__(self, url: str, poster: bytes, clients: int = 4) -> None:
-        self.statuses: list[int] = []
-        self.ids: list[str] = []
-        self.broken = 0
-        self._url, self._poster = url, poster
-        self._stop = threading.Event()
-        self._pool = ThreadPoolExecutor(clients)
-        for _ in range(clients):
-            self._pool.submit(self._ask)
-
-    def _ask(self) -> None:
-        while not self._stop.is_set():
-            try:
-                with httpx.Client() as client:
-                    answer = client.post(f"{self._url}/predict", files={"file": self._poster}, timeout=20)
-            except httpx.TransportError:
-                self.broken += 1
-                continue
-            self.statuses.append(answer.status_code)
-            if answer.status_code == 200:
-                self.ids.append(answer.json()["prediction_id"])
-
-    def wait_for(self, answers: int) -> None:
-        """Returns when so many more have been answered."""
-        enough, deadline = len(self.ids) + answers, time.monotonic() + 30
-        while len(self.ids) < enough:
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
-
-    def stop(self) -> None:
-        self._stop.set()
-        self._pool.shutdown()
+def logged_ids(server) -> set[str]:
+    return {str(kept.id) for kept in server.logged()}
 
 
-def logged_ids(url: str) -> set[str]:
-    with closing(PredictionLog(url)) as log:
-        return {str(kept.id) for kept in log.predictions()}
-
-
-def test_a_killed_worker_is_replaced_and_no_answer_is_lost_from_the_log(serving, make_poster):
+def test_a_killed_worker_is_replaced_and_no_answer_is_lost_from_the_log(serving, load, make_poster):
     server = serving(WORKERS="2")
+    server.wait_for_workers(2)
     before = server.workers()
-    load = Load(server.url, make_poster())
-    load.wait_for(50)
+    clients = load(server.url, make_poster())
+    clients.wait_for(50)
     os.kill(before[0], signal.SIGKILL)
-    load.wait_for(200)
+    clients.wait_for(200)
     deadline = time.monotonic() + 20
     while len(server.workers()) < 2 or before[0] in server.workers():
         assert time.monotonic() < deadline
         time.sleep(0.05)
-    load.wait_for(50)
-    load.stop()
+    clients.wait_for(50)
+    clients.stop()
 
-    assert set(load.statuses) <= {200, 503}
-    assert load.broken <= 4  # those that the dead process held
-    assert len(set(load.ids)) == len(load.ids)
-    assert set(load.ids) <= logged_ids(server.log_url)
+    assert set(clients.statuses) <= {200, 503}
+    assert clients.broken <= 4  # those that the dead process held
+    assert len(set(clients.ids)) == len(clients.ids)
+    logged = logged_ids(server)
+    assert set(clients.ids) <= logged
+    assert len(logged) <= len(clients.ids) + clients.broken
     assert any(line["event"].startswith("worker died") for line in server.lines())
     assert server.stop() == 0
-
-
-def count(status: str, pid: int) -> int:
-    """Connections of a process that are in this state."""
-    return sum(one.status == status for one in psutil.Process(pid).net_connections("tcp"))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the processes share one socket")
 def test_connections_that_come_at_once_are_dealt_out(serving):
     server = serving(WORKERS="2")
-    deadline = time.monotonic() + 20
-    while min(count(psutil.CONN_LISTEN, pid) for pid in server.workers()) == 0:
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    server.wait_for_workers(2)
     connections = [socket.create_connection(server.address) for _ in range(60)]
     for connection in connections:
         connection.sendall(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n")
         assert b"200" in connection.recv(4096).split(b"\r\n")[0]
-    held = [count(psutil.CONN_ESTABLISHED, pid) for pid in server.workers()]
+    held = [server.connections(pid, psutil.CONN_ESTABLISHED) for pid in server.workers()]
     for connection in connections:
         connection.close()
     assert sum(held) == 60
@@ -117,6 +70,7 @@ def test_a_port_is_not_shared_with_another_service(serving):
 
 def test_metrics_are_those_of_all_workers_whichever_is_asked(serving, make_poster):
     server = serving(WORKERS="2")
+    server.wait_for_workers(2)
     for _ in range(12):
         httpx.post(f"{server.url}/predict", files={"file": make_poster()})
     for _ in range(6):
@@ -125,37 +79,40 @@ def test_metrics_are_those_of_all_workers_whichever_is_asked(serving, make_poste
         assert 'onesheet_requests_total{method="POST",route="/predict",status="200"} 12.0' in lines
         assert "onesheet_requests_in_flight 1.0" in lines
         assert 'onesheet_model_info{name="tiny",version="1.2.3"} 1.0' in lines
+        for pid in server.workers():
+            assert any(line.startswith(f'process_resident_memory_bytes{{pid="{pid}"}}') for line in lines)
+            assert any(line.startswith(f'process_cpu_seconds_total{{pid="{pid}"}}') for line in lines)
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="needs SIGHUP")
 @pytest.mark.parametrize("workers", ["1", "2"])
-def test_sighup_loads_the_bundle_again_and_drops_nothing(serving, make_poster, workers):
+def test_sighup_loads_the_bundle_again_and_drops_nothing(serving, load, make_poster, workers):
     server = serving(WORKERS=workers)
-    load = Load(server.url, make_poster())
-    load.wait_for(20)
+    clients = load(server.url, make_poster())
+    clients.wait_for(20)
     server.process.send_signal(signal.SIGHUP)
     deadline = time.monotonic() + 20
     while sum(line["event"] == "model ready" for line in server.lines()) < 2 * int(workers):
         assert time.monotonic() < deadline
         time.sleep(0.05)
-    load.wait_for(20)
-    load.stop()
+    clients.wait_for(20)
+    clients.stop()
 
-    assert set(load.statuses) == {200}
-    assert load.broken == 0
+    assert set(clients.statuses) == {200}
+    assert clients.broken == 0
     assert server.stop() == 0
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
-def test_what_was_accepted_is_answered_before_it_stops(serving, make_poster, workers):
+def test_what_was_accepted_is_answered_before_it_stops(serving, load, make_poster, workers):
     server = serving(WORKERS=workers)
-    load = Load(server.url, make_poster())
-    load.wait_for(50)
+    clients = load(server.url, make_poster())
+    clients.wait_for(50)
     assert server.stop() == 0
-    load.stop()
+    clients.stop()
 
-    assert set(load.statuses) == {200}
-    assert set(load.ids) == logged_ids(server.log_url)
+    assert set(clients.statuses) == {200}
+    assert set(clients.ids) == logged_ids(server)
 
 
 def test_a_server_that_stops_first_says_that_it_is_not_ready(serving, make_poster):

@@ -7,6 +7,9 @@ With several worker processes the client library keeps the numbers in files that
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from prometheus_client import (
@@ -18,7 +21,9 @@ from prometheus_client import (
     ProcessCollector,
     generate_latest,
 )
+from prometheus_client.metrics_core import Metric
 from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client.registry import Collector
 
 if TYPE_CHECKING:
     from onesheet.predictor import Prediction
@@ -91,7 +96,7 @@ class Metrics:
         self.shadow = Counter(
             "onesheet_shadow", "Pictures for the shadow model: scored, or skipped.", ["outcome"], registry=registry
         )
-        if not _several_processes():
+        if shared_folder() is None:
             ProcessCollector(registry=registry)
 
     def observe(self, prediction: Prediction) -> None:
@@ -102,12 +107,42 @@ class Metrics:
 
     def render(self) -> bytes:
         """Prometheus' text format; of all worker processes together, whichever is asked."""
-        if not _several_processes():
+        folder = shared_folder()
+        if folder is None:
             return generate_latest(self._registry)
         registry = CollectorRegistry()
         MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+        registry.register(_Processes(folder))
         return generate_latest(registry)
 
 
-def _several_processes() -> bool:
-    return "PROMETHEUS_MULTIPROC_DIR" in os.environ
+class _Processes(Collector):
+    """The usual `process_` series, of each worker process, told apart by the label `pid`.
+
+    Args:
+        folder: Where the workers keep their metrics.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def collect(self) -> Iterator[Metric]:
+        """Called for every rendering."""
+        families: dict[str, Metric] = {}
+        for pid in self._living():
+            for found in ProcessCollector(pid=partial(int, pid), registry=None).collect():
+                family = families.setdefault(found.name, Metric(found.name, found.documentation, found.type))
+                for sample in found.samples:
+                    family.add_sample(sample.name, {"pid": str(pid)}, sample.value)
+        yield from families.values()
+
+    def _living(self) -> list[int]:
+        """Each worker has a file for its counters, which outlives it."""
+        pids = {int(path.stem.rpartition("_")[2]) for path in self._folder.glob("counter_*.db")}
+        return sorted(pid for pid in pids if Path(f"/proc/{pid}").exists())
+
+
+def shared_folder() -> Path | None:
+    """The folder that the worker processes of one service share; None where there is but one."""
+    folder = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
+    return Path(folder) if folder else None

@@ -24,6 +24,13 @@ from onesheet.predictionlog.schema import FEEDBACK, MODELS, PREDICTIONS
 _CONNECT_SECONDS: Final = 2
 _STATEMENT_SECONDS: Final = 5
 _BATCH: Final = 1000
+# libpq's; the system's own defaults wait for a quarter of an hour, and when idle for two.
+_NOTICING_A_DEAD_NETWORK: Final = {
+    "tcp_user_timeout": _STATEMENT_SECONDS * 1000,
+    "keepalives_idle": _STATEMENT_SECONDS,
+    "keepalives_interval": 1,
+    "keepalives_count": 3,
+}
 
 _INSERTS: Final = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}
 
@@ -245,9 +252,8 @@ def _create_engine(url: str) -> Engine:
             # SQLAlchemy would take the older psycopg2.
             parsed = parsed.set(drivername="postgresql+psycopg")
             options = f"-c statement_timeout={_STATEMENT_SECONDS * 1000}"
-            return create_engine(
-                parsed, pool_pre_ping=True, connect_args={"connect_timeout": _CONNECT_SECONDS, "options": options}
-            )
+            connect = {"connect_timeout": _CONNECT_SECONDS, "options": options, **_NOTICING_A_DEAD_NETWORK}
+            return create_engine(parsed, pool_pre_ping=True, connect_args=connect)
     except ArgumentError as error:
         raise InvalidRequestError("the address of the prediction log is no SQLAlchemy URL") from error
     except (NoSuchModuleError, ModuleNotFoundError) as error:

@@ -14,6 +14,8 @@ from onesheet.errors import LogUnavailableError
 from onesheet.predictionlog.records import LoggedPrediction
 
 _GROUP: Final = 500
+# Behind a database that hangs; what waits holds memory, and those who wait for it have left long before.
+_MOST_WAITING: Final = 2000
 # While answers keep coming, each group gathers this long: half as many commits cost half as much.
 _GATHER_SECONDS: Final = 0.004
 _BUSY_SECONDS: Final = 0.02
@@ -38,10 +40,14 @@ class GroupWriter:
     def submit(self, prediction: LoggedPrediction) -> Future[None]:
         """Have an answer written; the future is done when it is durable.
 
-        The future raises LogUnavailableError where it could not be written.
+        The future raises LogUnavailableError where it could not be written. One that is cancelled before its turn comes
+        is not written.
         """
         written: Future[None] = Future()
-        self._waiting.put((prediction, written))
+        if self._waiting.qsize() < _MOST_WAITING:
+            self._waiting.put((prediction, written))
+        else:
+            written.set_exception(LogUnavailableError("the prediction log does not keep up"))
         return written
 
     def close(self) -> None:
@@ -50,7 +56,10 @@ class GroupWriter:
         self._thread.join()
 
     def _work(self) -> None:
-        while group := self._next_group():
+        while entries := self._next_group():
+            group = [entry for entry in entries if entry[1].set_running_or_notify_cancel()]
+            if not group:
+                continue
             try:
                 self._append([prediction for prediction, _ in group])
             except Exception as error:  # noqa: BLE001  it is the waiting requests' to hear

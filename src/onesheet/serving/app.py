@@ -10,17 +10,25 @@ from typing import TYPE_CHECKING, Any, Final
 from fastapi import FastAPI
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
+from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from onesheet.errors import MissingExtraError
 from onesheet.monitoring.metrics import Metrics
 from onesheet.serving.admin import router as admin
 from onesheet.serving.body import BodyReader
 from onesheet.serving.choice import SharedChoice
-from onesheet.serving.context import HEADER, RequestContext
+from onesheet.serving.context import HEADER, PROBES, RequestContext
 from onesheet.serving.fetch import FetchLimits, ImageFetcher
 from onesheet.serving.guard import Guard
 from onesheet.serving.limits import BodyLimit
-from onesheet.serving.problems import install_problem_handlers
+from onesheet.serving.problems import (
+    BODY_TOO_LARGE,
+    RATE_LIMITED,
+    REQUEST_TIMEOUT,
+    UNAUTHORIZED,
+    install_problem_handlers,
+    problem_responses,
+)
 from onesheet.serving.routes import router
 from onesheet.serving.schemas import Problem
 from onesheet.serving.service import PredictionService
@@ -36,6 +44,12 @@ if TYPE_CHECKING:
 
 # After which a process that is one of several takes requests, whether its model is loaded or not.
 _LOADING_SECONDS: Final = 5
+
+# Asked for where the settings hold keys.
+_KEYS: Final = {
+    "APIKey": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+    "APIKeyAsBearer": {"type": "http", "scheme": "bearer"},
+}
 
 _DESCRIPTION = """Tells the genres of a film from its poster.
 
@@ -81,9 +95,7 @@ def create_app(
     app.state.tracing = tracing
     app.state.middleware = middleware
     app.state.body = BodyReader(
-        max_bytes=settings.max_upload_bytes,
-        max_bytes_at_once=settings.max_upload_bytes_at_once,
-        seconds=settings.body_seconds,
+        max_bytes=settings.max_upload_bytes, max_bytes_at_once=settings.max_upload_bytes_at_once
     )
     app.state.fetcher = None
     install_problem_handlers(app)
@@ -105,6 +117,7 @@ def _tracing(settings: Settings) -> Tracing | None:
 def _middleware(settings: Settings, metrics: Metrics) -> list[Middleware]:
     """Outermost first; each costs every request a little, so those with nothing to do are left out."""
     origins, keys = listed(settings.cors_origins), frozenset(listed(settings.api_keys))
+    proxies = listed(settings.trusted_proxies)
     cors = Middleware(
         CORSMiddleware,
         allow_origins=origins,
@@ -114,20 +127,38 @@ def _middleware(settings: Settings, metrics: Metrics) -> list[Middleware]:
     )
     guard = Middleware(Guard, keys=keys, per_minute=settings.rate_limit)
     return [
+        *([Middleware(ProxyHeadersMiddleware, trusted_hosts=proxies)] if proxies else []),
         Middleware(RequestContext, metrics=metrics),
         *([cors] if origins else []),
         *([guard] if keys or settings.rate_limit else []),
-        Middleware(BodyLimit, max_bytes=settings.max_upload_bytes),
+        Middleware(BodyLimit, max_bytes=settings.max_upload_bytes, seconds=settings.body_seconds),
     ]
 
 
 class _Api(FastAPI):
-    """FastAPI, whose OpenAPI document also defines the schema that all problem responses refer to."""
+    """FastAPI, whose OpenAPI document also says what the middleware does: keys, limits, and the shape of problems."""
 
     def openapi(self) -> dict[str, Any]:
-        document = super().openapi()
-        document["components"]["schemas"]["Problem"] = Problem.model_json_schema()
-        return document
+        if self.openapi_schema is None:
+            document = super().openapi()
+            components = document["components"]
+            components["schemas"]["Problem"] = Problem.model_json_schema()
+            components.setdefault("securitySchemes", {}).update(_KEYS)
+            for path, operations in document["paths"].items():
+                for method, operation in operations.items():
+                    _describe_middleware(operation, guarded=path not in PROBES, has_body=method == "post")
+        return self.openapi_schema or {}
+
+
+def _describe_middleware(operation: dict[str, Any], *, guarded: bool, has_body: bool) -> None:
+    kinds = [
+        *([UNAUTHORIZED, RATE_LIMITED] if guarded else []),
+        *([REQUEST_TIMEOUT, BODY_TOO_LARGE] if has_body else []),
+    ]
+    for status, response in problem_responses(*kinds).items():
+        operation["responses"].setdefault(str(status), response)
+    if guarded and "security" not in operation:
+        operation["security"] = [{}, *({name: []} for name in _KEYS)]
 
 
 @asynccontextmanager

@@ -17,8 +17,10 @@ import bentoml
 from bentoml.exceptions import BentoMLException
 
 from onesheet.errors import OnesheetError
+from onesheet.monitoring.metrics import shared_folder
 from onesheet.serving.app import create_app
 from onesheet.serving.body import Upload
+from onesheet.serving.choice import SharedChoice
 from onesheet.serving.routes import answer_content
 from onesheet.settings import Settings
 
@@ -39,7 +41,9 @@ def build_service(settings: Settings) -> Any:
     Args:
         settings: As for the other engine; `workers` is the number of processes.
     """
-    app = create_app(settings, guarded=False)
+    folder = shared_folder()
+    choice = SharedChoice(folder / "bundle") if folder else None
+    app = create_app(settings, choice=choice, guarded=False)
 
     service: Any = bentoml.service(
         name="onesheet",

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 import structlog
 from pydantic import SecretStr
 
-from onesheet.errors import MissingExtraError
+from onesheet.errors import InvalidRequestError, MissingExtraError
 from onesheet.log import configure_logging
 from onesheet.serving.server import address_of, listen
 
@@ -29,14 +29,17 @@ def serve_with_bentoml(settings: Settings) -> None:
     """Become `bentoml serve`, with these settings; does not return.
 
     Args:
-        settings: As for `onesheet.serving.serve`; the admin port and SIGHUP are not BentoML's.
+        settings: As for `onesheet.serving.serve`.
 
     Raises:
         MissingExtraError: BentoML is not installed.
+        InvalidRequestError: The settings want a port for operators.
         OnesheetError: Nothing can listen on this address.
     """
     if importlib.util.find_spec("bentoml") is None:
         raise MissingExtraError("this engine needs BentoML: install onesheet[bento]")
+    if settings.admin_port is not None:
+        raise InvalidRequestError("BentoML listens on one port; ONESHEET_ADMIN_PORT is for --engine fastapi")
     configure_logging(settings.log_level, as_json=settings.log_json)
     # BentoML says less clearly what is wrong with an address, and takes no port 0.
     with closing(listen(settings.host, settings.port)) as listener:

@@ -1,8 +1,7 @@
-"""Reads what clients send: in memory, in time, and no more of it at once than there is room for."""
+"""Reads what clients send: in memory, and no more of it at once than there is room for."""
 
 from __future__ import annotations
 
-import asyncio
 import json
 import sys
 from collections.abc import AsyncIterator
@@ -16,7 +15,7 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 
 from onesheet.errors import InvalidRequestError, OverloadedError
 from onesheet.serving.limits import declared_length
-from onesheet.serving.problems import MALFORMED_BODY, REQUEST_TIMEOUT, UNSUPPORTED_MEDIA_TYPE
+from onesheet.serving.problems import MALFORMED_BODY, UNSUPPORTED_MEDIA_TYPE
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -40,18 +39,16 @@ class _InMemoryParser(MultiPartParser):
 
 
 class BodyReader:
-    """Reads bodies of at most `max_bytes` bytes, which `BodyLimit` sees to.
+    """Reads bodies that `BodyLimit` lets pass.
 
     Args:
         max_bytes: Largest body.
         max_bytes_at_once: Of all bodies that are being read or answered.
-        seconds: In which a body has to be there.
     """
 
-    def __init__(self, *, max_bytes: int, max_bytes_at_once: int, seconds: float) -> None:
+    def __init__(self, *, max_bytes: int, max_bytes_at_once: int) -> None:
         self._max_bytes = max_bytes
         self._room = max(max_bytes, max_bytes_at_once)
-        self._seconds = seconds
 
     @asynccontextmanager
     async def room_for(self, request: Request) -> AsyncIterator[None]:
@@ -74,14 +71,11 @@ class BodyReader:
 
         Raises:
             InvalidRequestError: There is none, or there are too many.
-            HTTPException: 400 for a form that is none, 408 for one that does not come.
+            HTTPException: 400 for a form that is none.
         """
         parser = _InMemoryParser(request.headers, request.stream(), max_files=at_most, max_fields=_MAX_FIELDS)
         try:
-            async with asyncio.timeout(self._seconds):
-                form = await parser.parse()
-        except TimeoutError as error:
-            raise self._too_slow() from error
+            form = await parser.parse()
         except (MultiPartException, UnicodeError) as error:
             reason = error.message if isinstance(error, MultiPartException) else "its text cannot be decoded"
             raise HTTPException(MALFORMED_BODY.status, f"the form cannot be read: {reason}") from error
@@ -97,18 +91,12 @@ class BodyReader:
         """The body as JSON.
 
         Raises:
-            HTTPException: 400 for a body that is none, 408 for one that does not come.
+            HTTPException: 400 for a body that is none.
         """
         try:
-            async with asyncio.timeout(self._seconds):
-                return json.loads(await request.body())
-        except TimeoutError as error:
-            raise self._too_slow() from error
+            return json.loads(await request.body())
         except (ValueError, RecursionError) as error:
             raise HTTPException(MALFORMED_BODY.status, "the body is no JSON") from error
-
-    def _too_slow(self) -> HTTPException:
-        return HTTPException(REQUEST_TIMEOUT.status, f"the body did not arrive within {self._seconds:g} seconds")
 
 
 def media_type(request: Request) -> str:

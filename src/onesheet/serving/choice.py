@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 from uuid import uuid4
+
+from onesheet.bundle import METADATA_FILE, load_bundle
 
 
 class SharedChoice:
@@ -24,6 +27,23 @@ class SharedChoice:
         except FileNotFoundError:
             return None
         return ref, int(number)
+
+    def keep(self, ref: str) -> str:
+        """Copy a bundle to where it stays as it is, for processes that load it later; the REF of the copy.
+
+        Raises:
+            BundleError: It cannot be read.
+        """
+        bundle = load_bundle(ref)
+        chosen = self.read()
+        for copy in self._path.parent.glob(f"{self._path.name}-*"):
+            if chosen is None or str(copy) != chosen[0]:
+                shutil.rmtree(copy, ignore_errors=True)
+        place = self._path.with_name(f"{self._path.name}-{uuid4().hex}")
+        place.mkdir()
+        for name, content in {METADATA_FILE: bundle.metadata.model_dump_json().encode(), **bundle.files}.items():
+            (place / name).write_bytes(content)
+        return str(place)
 
     def write(self, ref: str) -> int:
         """Choose; readers see the old content or the new one, never a part.

@@ -27,6 +27,8 @@ _HEADER: Final = HEADER.lower().encode()
 CLIENT_LEFT: Final = 499
 # Asked by machines, which hold no key.
 PROBES: Final = frozenset({"/livez", "/readyz", "/health", "/metrics"})
+# Below this, operators.
+ADMIN: Final = "/admin/"
 
 _ACCEPTED_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
 

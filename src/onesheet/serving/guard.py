@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from starlette.datastructures import Headers
 
-from onesheet.serving.context import PROBES
+from onesheet.serving.context import ADMIN, PROBES
 from onesheet.serving.problems import RATE_LIMITED, UNAUTHORIZED, problem_response
 
 if TYPE_CHECKING:
@@ -58,6 +58,8 @@ class RateLimiter:
 class Guard:
     """ASGI middleware: 401 without a known API key, 429 for a client that asks too often.
 
+    Operators have a token instead of a key, see `onesheet.serving.admin`.
+
     Args:
         app: What is guarded.
         keys: Digests of the accepted keys; none: everybody may ask.
@@ -75,7 +77,7 @@ class Guard:
             await self._app(scope, receive, send)
             return
         client = scope["client"][0] if scope["client"] else "unknown"
-        if self._keys:
+        if self._keys and not scope["path"].startswith(ADMIN):
             found = self._known(_key(Headers(scope=scope)))
             if found is None:
                 headers = {"WWW-Authenticate": "Bearer"}

@@ -186,11 +186,22 @@ class PredictionService:
         Raises:
             BundleError: It cannot be used, and the old one goes on.
         """
-        predictor = await self._load_instead(ref)
-        self._use(predictor)
-        if self._choice is not None:
-            self._choice_number = self._choice.write(ref)
+        if self._choice is None:
+            self._use(predictor := await self._load_instead(ref))
+            return predictor
+        place = await self._keep_copy(self._choice, ref)
+        self._use(predictor := await self._load_instead(place))
+        self._choice_number = self._choice.write(place)
         return predictor
+
+    async def _keep_copy(self, choice: SharedChoice, ref: str) -> str:
+        """So that all processes load the same, now and when one of them is started again."""
+        try:
+            return await asyncio.to_thread(choice.keep, ref)
+        except BundleError as error:
+            logger.error("model not loaded", bundle=ref, code=error.code, reason=error.message)
+            self._metrics.swaps.labels("refused").inc()
+            raise
 
     async def _load_instead(self, ref: str) -> Predictor:
         try:
@@ -276,14 +287,21 @@ class PredictionService:
 
     async def _write(self, record: LoggedPrediction) -> UUID | None:
         try:
-            await asyncio.wrap_future(self._writer.submit(record))
+            await self._write_in_time(record)
         except LogUnavailableError as error:
             self._metrics.log_failures.inc()
-            logger.warning("not in the prediction log", reason=str(error.__cause__))
+            logger.warning("not in the prediction log", reason=str(error.__cause__ or error))
             if self._settings.log_failure == "refuse":
                 raise
             return None
         return record.id
+
+    async def _write_in_time(self, record: LoggedPrediction) -> None:
+        try:
+            async with asyncio.timeout(self._settings.log_seconds):
+                await asyncio.wrap_future(self._writer.submit(record))
+        except TimeoutError as error:
+            raise LogUnavailableError("the prediction log does not answer") from error
 
     def _measure(self, answer: Answer, log_seconds: float) -> None:
         timings = answer.timings
