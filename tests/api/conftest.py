@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, closing, redirect_stderr, suppress
+from contextlib import asynccontextmanager, closing, contextmanager, redirect_stderr, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -81,6 +81,21 @@ class Postgres:
     def stop(self) -> None:
         """At once, as if the machine had gone."""
         self._run("pg_ctl", "-m", "immediate", "stop")
+
+    @contextmanager
+    def hung(self) -> Iterator[None]:
+        """All its processes stand still: connections stay open, and nothing answers."""
+        import psutil
+
+        postmaster = psutil.Process(int((self._folder / "data/postmaster.pid").read_text().split()[0]))
+        family = [postmaster, *postmaster.children(recursive=True)]
+        for process in family:
+            process.suspend()
+        try:
+            yield
+        finally:
+            for process in family:
+                process.resume()
 
     def __enter__(self) -> Self:
         self.start()
@@ -173,14 +188,19 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
-def log_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+def log_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """The address of an empty prediction log, in either kind of database."""
     if request.param == "sqlite":
-        yield f"sqlite:///{tmp_path}/log.db"
-        return
-    url = request.getfixturevalue("postgres").url
-    yield url
-    engine = create_engine(url.replace("postgresql", "postgresql+psycopg"))
+        return f"sqlite:///{tmp_path}/log.db"
+    url: str = request.getfixturevalue("postgres_log_url")
+    return url
+
+
+@pytest.fixture
+def postgres_log_url(postgres: Postgres) -> Iterator[str]:
+    """The address of an empty prediction log in PostgreSQL."""
+    yield postgres.url
+    engine = create_engine(postgres.url.replace("postgresql", "postgresql+psycopg"))
     with engine.begin() as connection:
         connection.execute(text("DROP SCHEMA public CASCADE; CREATE SCHEMA public"))
     engine.dispose()
@@ -227,6 +247,15 @@ main()
     def lines(self) -> list[dict[str, Any]]:
         """The same, line by line; a line that is not JSON is an error."""
         return [json.loads(line) for line in self.log().splitlines()]
+
+    def mistakes(self) -> list[dict[str, Any]]:
+        """Lines that tell of unexpected errors, and of answers with a status of 5xx once it was ready."""
+        return [
+            line
+            for line in self.lines()
+            if line["event"] == "unexpected error"
+            or (line.get("status", 0) >= 500 and line.get("problem") != "not_ready")
+        ]
 
     def workers(self) -> list[int]:
         """The processes that answer, by their ids."""

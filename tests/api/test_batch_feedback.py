@@ -161,6 +161,22 @@ async def test_feedback_that_makes_no_sense_is_refused(client, make_poster, log,
     assert list(log.feedback()) == []
 
 
+@pytest.mark.parametrize(
+    ("body", "status", "detail"),
+    [(b"", 422, "body: "), (b"{", 422, "body: "), (b"[]", 422, "body: "), (b"\xff", 400, "")],
+)
+async def test_feedback_that_is_no_json_is_the_clients_fault(client, body, status, detail):
+    answer = await client.post("/feedback", content=body, headers={"Content-Type": "application/json"})
+    assert answer.status_code == status
+    assert answer.json()["detail"].startswith(detail)
+
+
+async def test_a_long_name_is_not_repeated_at_length(client):
+    answer = await client.post("/feedback", json={"prediction_id": str(uuid4()), "genres": [], "x" * 50_000: 1})
+    assert answer.status_code == 422
+    assert len(answer.content) < 500
+
+
 async def test_feedback_that_cannot_be_kept_is_not_thanked_for(broken_log, predictor, connect):
     async with connect(create_app(broken_log, predictor)) as client:
         answer = await client.post("/feedback", json={"prediction_id": str(uuid4()), "genres": []})

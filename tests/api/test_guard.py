@@ -37,7 +37,14 @@ async def test_without_a_known_key_nobody_may(with_settings, make_poster, header
             assert answer.headers["x-request-id"]
 
 
-@pytest.mark.parametrize("headers", [{"X-API-Key": KEYS[0]}, {"Authorization": f"bearer {KEYS[1]}"}])
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"X-API-Key": KEYS[0]},
+        {"Authorization": f"bearer {KEYS[1]}"},
+        {"X-API-Key": KEYS[0], "Authorization": "Bearer for-somebody-else"},
+    ],
+)
 async def test_a_known_key_opens(with_settings, headers):
     async with with_settings(api_keys=",".join(map(digest, KEYS))) as client:
         assert (await client.get("/model", headers=headers)).status_code == 200

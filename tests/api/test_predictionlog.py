@@ -182,6 +182,44 @@ def test_what_arrives_while_a_group_is_written_becomes_the_next_group():
     assert groups == [1, 20]
 
 
+@pytest.fixture
+def held_writer():
+    """`writer, may_go, written`: the first group is being written until `may_go` is set."""
+    may_go, started, written = threading.Event(), threading.Event(), []
+
+    def append(group) -> None:
+        started.set()
+        assert may_go.wait(10)
+        written.extend(given.id for given in group)
+
+    writer = GroupWriter(append)
+    writer.submit(answer())
+    assert started.wait(10)
+    yield writer, may_go, written
+    may_go.set()
+    writer.close()
+
+
+def test_what_nobody_waits_for_any_more_is_not_written(held_writer):
+    writer, may_go, written = held_writer
+    given = [answer() for _ in range(3)]
+    futures = [writer.submit(one) for one in given]
+    assert futures[1].cancel()
+    may_go.set()
+    futures[2].result(timeout=10)
+    assert written[1:] == [given[0].id, given[2].id]
+
+
+def test_behind_a_database_that_hangs_only_so_many_wait(held_writer, monkeypatch):
+    monkeypatch.setattr("onesheet.predictionlog.writer._MOST_WAITING", 2)
+    writer, may_go, written = held_writer
+    futures = [writer.submit(answer()) for _ in range(3)]
+    assert isinstance(futures[2].exception(timeout=0), LogUnavailableError)
+    may_go.set()
+    futures[1].result(timeout=10)
+    assert len(written) == 3
+
+
 def test_a_group_that_fails_is_told_to_everybody_in_it_and_the_next_is_written():
     failing = True
 

@@ -14,6 +14,7 @@ from onesheet.monitoring.metrics import CONTENT_TYPE
 from onesheet.serving.problems import (
     ADMIN_CLOSED,
     BUNDLE_REFUSED,
+    MALFORMED_BODY,
     ROUTE_NOT_FOUND,
     UNAUTHORIZED,
     problem_response,
@@ -57,7 +58,7 @@ async def metrics(request: Request) -> Response:
     tags=["admin"],
     summary="Let another bundle answer",
     dependencies=[Depends(_require_token)],
-    responses=problem_responses(UNAUTHORIZED, ADMIN_CLOSED, BUNDLE_REFUSED, InvalidRequestError),
+    responses=problem_responses(MALFORMED_BODY, UNAUTHORIZED, ADMIN_CLOSED, BUNDLE_REFUSED, InvalidRequestError),
 )
 async def swap_model(request: Request, body: SwapBody) -> ModelId | Response:
     """Loads, verifies and warms the bundle beside the one that answers, then switches; no request is dropped.

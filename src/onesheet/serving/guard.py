@@ -78,7 +78,7 @@ class Guard:
             return
         client = scope["client"][0] if scope["client"] else "unknown"
         if self._keys and not scope["path"].startswith(ADMIN):
-            found = self._known(_key(Headers(scope=scope)))
+            found = self._known(Headers(scope=scope))
             if found is None:
                 headers = {"WWW-Authenticate": "Bearer"}
                 detail = "send an API key: `Authorization: Bearer KEY`, or `X-API-Key: KEY`"
@@ -92,13 +92,9 @@ class Guard:
             return
         await self._app(scope, receive, send)
 
-    def _known(self, key: str) -> str | None:
+    def _known(self, headers: Headers) -> str | None:
         """The digest of a known key; every digest is compared, each in the same time."""
-        given = digest(key)
-        found = [known for known in self._keys if hmac.compare_digest(known, given)]
+        scheme, _, token = headers.get("authorization", "").partition(" ")
+        given = [digest(headers.get("x-api-key", "")), digest(token.strip() if scheme.lower() == "bearer" else "")]
+        found = [known for known in self._keys for one in given if hmac.compare_digest(known, one)]
         return found[0] if found else None
-
-
-def _key(headers: Headers) -> str:
-    scheme, _, token = headers.get("authorization", "").partition(" ")
-    return token.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "")

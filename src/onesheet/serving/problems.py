@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 MEDIA_TYPE: Final = "application/problem+json"
 RETRY_AFTER_SECONDS: Final = 5
+_MOST_OF_A_NAME: Final = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +125,6 @@ def _problem(kind: Kind, detail: str, instance: str) -> Problem:
 
 def _explain(error: Mapping[str, Any]) -> str:
     """One validation error in words; never what was sent, which may be long, or no valid JSON (NaN)."""
-    place, *_, name = error["loc"]
-    reason = "send the picture as a file part of this name" if place == "body" else error["msg"]
-    return f"{name}: {reason}"
+    place, *path = error["loc"]
+    name = next((part for part in reversed(path) if isinstance(part, str)), place)
+    return f"{name[:_MOST_OF_A_NAME]}: {error['msg']}"

@@ -105,7 +105,7 @@ _BATCH_BODY: Final = {
                 "schema": {
                     "type": "object",
                     "required": ["files"],
-                    "properties": {"files": {"type": "array", "items": _FILE}},
+                    "properties": {"files": {"type": "array", "minItems": 1, "items": _FILE}},
                 }
             }
         },
@@ -206,7 +206,9 @@ async def predict_batch(
     tags=["predict"],
     summary="The true genres of a poster that was answered",
     status_code=201,
-    responses=problem_responses(UnknownPredictionError, InvalidRequestError, LogUnavailableError, *_NO_MODEL),
+    responses=problem_responses(
+        MALFORMED_BODY, UnknownPredictionError, InvalidRequestError, LogUnavailableError, *_NO_MODEL
+    ),
 )
 async def feedback(service: Service, body: FeedbackBody) -> FeedbackAnswer:
     """Say what an answer should have been; it is kept beside the answer and read when the model is judged."""
