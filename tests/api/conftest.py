@@ -305,6 +305,7 @@ main()
                 if line.startswith("{") and line.endswith("\n") and (found := json.loads(line))["event"] == event:
                     return found
             time.sleep(0.02)
+        self.kill()
         raise TimeoutError(self.log())
 
 

@@ -598,7 +598,7 @@ def test_threads_get_the_same_pixels_as_one(scene: Image.Image, encode: Callable
 
 
 def statistics_of(pixels: NDArray[np.uint8]) -> dict[str, float]:
-    return image_statistics(Picture(pixels, width=200, height=300))
+    return image_statistics([Picture(pixels, width=200, height=300)])[0]
 
 
 @pytest.mark.parametrize(
@@ -632,6 +632,15 @@ def test_a_chequered_picture_is_sharp_and_full_of_contrast() -> None:
     assert statistics["contrast"] == pytest.approx(0.5)
     assert statistics["std"] == pytest.approx(127.5)
     assert statistics["sharpness"] == pytest.approx(16)  # the Laplacian is +4 or -4 everywhere
+
+
+def test_statistics_of_many_are_those_of_each() -> None:
+    random = np.random.default_rng(0)
+    pictures = [
+        Picture(random.integers(0, high, (45, 30, 3), np.uint8), width, 300) for high, width in ((9, 100), (250, 200))
+    ]
+    for picture, found in zip(pictures, image_statistics(pictures), strict=True):
+        assert found == pytest.approx(image_statistics([picture])[0], rel=1e-6)
 
 
 def test_statistics_are_plain_numbers() -> None:

@@ -57,12 +57,12 @@ def poster_facts(
         ImageError: A picture cannot be read any more.
     """
 
-    def read(path: Path) -> list[float]:
-        statistics = image_statistics(load_picture(path, spec))
-        return [statistics[name] for name in _FACTS]
+    def read(batch: Sequence[Path]) -> list[list[float]]:
+        statistics = image_statistics([load_picture(path, spec) for path in batch])
+        return [[row[name] for name in _FACTS] for row in statistics]
 
     rows = np.empty((len(paths), len(_FACTS)))
-    for i, row in enumerate(map_batches(lambda batch: [read(path) for path in batch], paths, threads)):
+    for i, row in enumerate(map_batches(read, paths, threads)):
         rows[i] = row
         on_poster(i + 1, len(paths))
     return dict(zip(_FACTS, rows.T, strict=True))

@@ -29,7 +29,7 @@ def reference_table(
     Columns: `id`, `sha256`, `genres`, one for each image statistic, `probabilities` (float32 list `[G]`) and
     `embedding` (float16 list `[D]`: half the size, and distances do not need more).
     """
-    statistics = [image_statistics(picture) for picture in pictures]
+    statistics = [image_statistics([picture])[0] for picture in pictures]
     columns: dict[str, pa.Array] = {
         "id": pa.array([entry.id for entry in entries]),
         "sha256": pa.array([entry.sha256 for entry in entries]),

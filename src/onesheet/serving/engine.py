@@ -211,11 +211,12 @@ class Engine:
             started = self._clock()
             outputs = predictor.run(np.stack([picture.pixels for _, picture, _ in read]))
             model_seconds = self._clock() - started
-            for (job, picture, decode_seconds), row, embedding in zip(read, *outputs, strict=True):
+            statistics = image_statistics([picture for _, picture, _ in read])
+            for (job, _, decode_seconds), row, embedding, seen in zip(read, *outputs, statistics, strict=True):
                 answer = Answer(
                     prediction=predictor.judge(row, embedding, job.threshold, job.top_k),
                     genres=predictor.genres,
-                    statistics=image_statistics(picture),
+                    statistics=seen,
                     content_sha256=hashlib.sha256(job.data).hexdigest(),
                     timings=Timings(began - job.arrived, decode_seconds, model_seconds),
                     batch=len(read),
