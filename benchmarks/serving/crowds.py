@@ -32,6 +32,8 @@ from onesheet.bench import run_bench
 from onesheet.predictor import load_predictor, usable_cores
 from onesheet.tune import RunningService, running_service
 
+# A process for each core, as `onesheet bench --tune` recommends here.
+TUNED = {"ONESHEET_WORKERS": str(usable_cores()), "ONESHEET_THREADS": "1"}
 STEPS = (100, 200, 400, 700, 1000)
 STEP_SECONDS = 20
 PROBE_SECONDS = 0.1
@@ -68,7 +70,7 @@ def main() -> None:
 
 
 def ordinary(posters: Path, seconds: int) -> None:
-    with running_service({}) as service, watching(service) as watch:
+    with running_service(TUNED) as service, watching(service) as watch:
         rows = locust(service.url, posters, users=200, spawn=5, seconds=seconds)
     print("## 200 users, ordinary posters\n")
     show(rows, watch)
@@ -79,7 +81,7 @@ def heavy(seconds: int) -> None:
         sample = Path(folder, "sample.png")
         write_sample(sample)
         limit = run_bench(load_predictor("starter"), Path(folder), 5).decode_per_s
-        patient = {"ONESHEET_PATIENCE_SECONDS": "10", "ONESHEET_MAX_UPLOAD_BYTES_AT_ONCE": str(2**30)}
+        patient = {**TUNED, "ONESHEET_PATIENCE_SECONDS": "10", "ONESHEET_MAX_UPLOAD_BYTES_AT_ONCE": str(2**30)}
         with running_service(patient) as service, watching(service) as watch:
             rows = locust(service.url, Path(folder), users=200, spawn=5, seconds=seconds, after_spawning=True)
         size = sample.stat().st_size / 1e6
@@ -96,7 +98,7 @@ def ever_more(posters: Path) -> None:
         "| /livez p99 ms | slowest | memory MB |"
     )
     print("|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|")
-    with running_service({}) as service:
+    with running_service(TUNED) as service:
         for users in STEPS:
             with watching(service) as watch:
                 rows = locust(

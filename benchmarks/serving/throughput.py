@@ -33,8 +33,6 @@ SECONDS = 4.0
 CONNECTIONS = 32
 # A process for each core, and what `onesheet bench --tune` says of threads on this kind of machine.
 TUNED = {"ONESHEET_WORKERS": str(usable_cores()), "ONESHEET_THREADS": "1"}
-# BentoML's processes accept from one socket and share connections unevenly: each needs a thread to spare.
-TUNED_BENTOML = {**TUNED, "ONESHEET_THREADS": "2"}
 LIMIT = "limit: decode + model in a bare loop"
 BEST = "FastAPI, a process for each core"
 
@@ -46,7 +44,7 @@ def main() -> None:
     services = {
         "FastAPI, as it comes: one process": running_service({}),
         BEST: running_service(TUNED),
-        "BentoML, a process for each core": running_service(TUNED_BENTOML, "--engine", "bentoml"),
+        "BentoML, a process for each core": running_service(TUNED, "--engine", "bentoml"),
     }
     students = {
         "student API, our weights, first answers": student_api("starter"),

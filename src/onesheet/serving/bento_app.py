@@ -1,13 +1,14 @@
 """What `bentoml serve onesheet.serving.bento_app:Onesheet` runs, with the settings of the environment."""
 
-from uvicorn.config import HTTP_PROTOCOLS
+from uvicorn.config import HTTP_PROTOCOLS, LOOP_FACTORIES
 
 from onesheet.log import configure_logging
 from onesheet.serving.bento import build_service
 from onesheet.settings import Settings
 
-# BentoML starts uvicorn with no word on how heads are read; unbounded, they would be an invitation.
+# BentoML starts uvicorn as it comes: heads without bounds, and connections to whichever process wakes first.
 HTTP_PROTOCOLS["auto"] = "onesheet.serving.protocol:BoundedHttpProtocol"
+LOOP_FACTORIES["auto"] = "onesheet.serving.accepting:loop_factory"
 _settings = Settings()
 configure_logging(_settings.log_level, as_json=_settings.log_json)
 Onesheet = build_service(_settings)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from http import HTTPStatus
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
@@ -21,8 +21,13 @@ BODY_SECONDS: Final = 90
 class BoundedHttpProtocol(HttpToolsProtocol):
     """Closes a connection whose next request does not come in time, or whose headers do not end.
 
+    Attributes:
+        open_connections: Those of this process.
+
     Raises nothing; the client reads 408 or 431 if it still reads and has no answer yet.
     """
+
+    open_connections: ClassVar[int] = 0
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -32,6 +37,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """From here on the first request is expected."""
+        BoundedHttpProtocol.open_connections += 1
         super().connection_made(transport)
         self._expect_head()
 
@@ -63,6 +69,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         """Whoever closed it."""
         self._forget_head()
         self._forget_body()
+        BoundedHttpProtocol.open_connections -= 1
         super().connection_lost(exc)
 
     def _expect_head(self) -> None:

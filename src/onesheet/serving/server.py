@@ -7,7 +7,6 @@ import errno
 import os
 import signal
 import socket
-import sys
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, closing, contextmanager, suppress
@@ -38,6 +37,7 @@ _SHUTDOWN_SECONDS: Final = 8
 # Connections that wait for a worker to accept them; the system may allow fewer.
 _BACKLOG: Final = 2048
 _KEEP_ALIVE_SECONDS: Final = 15
+_LOOP: Final = "onesheet.serving.accepting:TurnTakingLoop"
 
 logger: FilteringBoundLogger = structlog.get_logger(__name__)
 
@@ -57,7 +57,7 @@ def serve(settings: Settings) -> None:
     configure_logging(settings.log_level, as_json=settings.log_json)
     _allow_many_connections()
     with (
-        closing(listen(settings.host, settings.port, settings.workers)) as listener,
+        closing(listen(settings.host, settings.port)) as listener,
         _admin_listener(settings) as admin,
         tempfile.TemporaryDirectory(prefix="onesheet-") as runtime,
         _stopping_quietly(),
@@ -88,6 +88,7 @@ def _config(settings: Settings, choice: SharedChoice) -> uvicorn.Config:
         factory=True,
         workers=settings.workers,
         http=BoundedHttpProtocol,
+        loop=_LOOP if settings.workers > 1 else "auto",
         ws="none",
         log_config=None,
         log_level="warning",
@@ -184,44 +185,17 @@ def _allow_many_connections() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
-def listen(host: str, port: int, workers: int = 1) -> socket.socket:
-    """A socket for one process to listen on, or for several.
+def listen(host: str, port: int) -> socket.socket:
+    """A socket that listens there.
 
     Raises:
-        OnesheetError: Nothing can listen there; the message says why.
+        OnesheetError: That is not possible; the message says why.
     """
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-        listener = socket.create_server((host, port), family=family, backlog=_BACKLOG)
-        if workers == 1 or sys.platform != "linux":
-            return listener
-        with listener:
-            address = listener.getsockname()
-        return _SharedPort.bound(family, address)
+        return socket.create_server((host, port), family=family, backlog=_BACKLOG)
     except (OSError, UnicodeError) as error:
         raise OnesheetError(f"cannot listen on {host}, port {port}: {_reason(error)}") from error
-
-
-class _SharedPort(socket.socket):
-    """A port that each process opens anew, so that the kernel deals connections out to all of them (SO_REUSEPORT).
-
-    Where processes accept from one socket, the first to wake takes all that have come, and keeps them.
-    """
-
-    @classmethod
-    def bound(cls, family: socket.AddressFamily, address: Any) -> _SharedPort:
-        """Reserves the port without listening: the process that starts the others takes no connections."""
-        opened = cls(family, socket.SOCK_STREAM)
-        opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        if family == socket.AF_INET6:
-            opened.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        opened.bind(address)
-        return opened
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        """How it reaches another process."""
-        return type(self).bound, (self.family, self.getsockname())
 
 
 @contextmanager
@@ -229,7 +203,7 @@ def _admin_listener(settings: Settings) -> Iterator[list[socket.socket]]:
     if settings.admin_port is None:
         yield []
         return
-    with closing(listen(settings.host, settings.admin_port, settings.workers)) as listener:
+    with closing(listen(settings.host, settings.admin_port)) as listener:
         logger.info("listening for operators", url=address_of(listener))
         yield [listener]
 
