@@ -37,7 +37,7 @@ class Settings(BaseSettings):
     max_batch_files: int = Field(32, ge=1, description="Most pictures in one request to /predict/batch.")
     max_waiting: int = Field(256, ge=1, description="Most pictures that wait for a thread; more are refused.")
     patience_seconds: float = Field(
-        1.5, gt=0, description="A picture that cannot be answered within this time is refused at once."
+        1.0, gt=0, description="A picture that cannot be answered within this time is refused at once."
     )
     body_seconds: float = Field(15.0, gt=0, le=60, description="In which the body of a request has to be there.")
     drain_seconds: float = Field(

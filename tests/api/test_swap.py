@@ -71,6 +71,22 @@ async def test_no_request_is_dropped_while_bundles_change(client, tiny_bundle, n
     assert set(versions) == {"1.2.3", "2.0.0"}
 
 
+async def test_operators_who_swap_at_once_get_in_each_others_way_no_more_than_in_a_queue(
+    settings, predictor, connect, tiny_bundle, next_bundle, tmp_path
+):
+    app = create_app(settings, predictor, SharedChoice(tmp_path / "choice"))
+    statuses = []
+    async with connect(app) as client, anyio.create_task_group() as tasks:
+
+        async def swap(bundle) -> None:
+            answer = await client.post("/admin/model", json={"bundle": str(bundle)}, headers=TOKEN)
+            statuses.append(answer.status_code)
+
+        for bundle in (next_bundle, tiny_bundle) * 4:
+            tasks.start_soon(swap, bundle)
+    assert statuses == [200] * 8
+
+
 async def version(client) -> str:
     return (await client.get("/health")).json()["model"]["version"]
 

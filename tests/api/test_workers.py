@@ -5,11 +5,15 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import sys
 import time
 
 import httpx
 import psutil
 import pytest
+
+from onesheet.errors import OnesheetError
+from onesheet.serving.server import listen
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -43,6 +47,7 @@ def test_a_killed_worker_is_replaced_and_no_answer_is_lost_from_the_log(serving,
     assert server.stop() == 0
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the processes share one socket")
 def test_connections_that_come_at_once_are_dealt_out(serving):
     server = serving(WORKERS="2")
     server.wait_for_workers(2)
@@ -54,7 +59,13 @@ def test_connections_that_come_at_once_are_dealt_out(serving):
     for connection in connections:
         connection.close()
     assert sum(held) == 60
-    assert min(held) > 15
+    assert min(held) > 10  # by chance once in a hundred million times
+
+
+def test_a_port_is_not_shared_with_another_service(serving):
+    server = serving(WORKERS="2")
+    with pytest.raises(OnesheetError, match="the port is taken"):
+        listen(*server.address, workers=2)
 
 
 def test_metrics_are_those_of_all_workers_whichever_is_asked(serving, make_poster):

@@ -1,7 +1,8 @@
-"""Accept connections so that processes which listen on one socket share them evenly.
+"""Accept connections so that processes which listen on one socket share them evenly: those of BentoML.
 
 Otherwise the first process to wake takes all that have come, and keeps them: of two processes one may serve everybody.
-Here each takes one at a time, and lets the others go first for the longer, the more it holds already.
+Here each takes one at a time, and lets the others go first for the longer, the more it holds already. That costs a new
+connection some turns of the event loop; where we open the sockets, the kernel deals connections out for nothing.
 """
 
 from __future__ import annotations

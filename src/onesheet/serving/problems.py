@@ -76,8 +76,9 @@ def problem_response(kind: Kind, detail: str, scope: Scope, headers: Mapping[str
     # For the request's line in the log, and its count.
     scope.setdefault("state", {})["problem"] = kind.code
     retry = {"Retry-After": str(RETRY_AFTER_SECONDS)} if kind.status == HTTPStatus.SERVICE_UNAVAILABLE else {}
-    content = _problem(kind, detail, instance=quote(scope["path"])).model_dump()
-    return JSONResponse(content, kind.status, {**retry, **(headers or {})}, MEDIA_TYPE)
+    return JSONResponse(
+        _problem(kind, detail, instance=quote(scope["path"])), kind.status, {**retry, **(headers or {})}, MEDIA_TYPE
+    )
 
 
 def install_problem_handlers(app: FastAPI) -> None:
@@ -109,7 +110,7 @@ def problem_responses(*kinds: Kind) -> dict[int | str, dict[str, Any]]:
 
 
 def _documented(kinds: list[Kind]) -> dict[str, Any]:
-    examples = {kind.code: {"value": _problem(kind, kind.title, instance="/predict").model_dump()} for kind in kinds}
+    examples = {kind.code: {"value": _problem(kind, kind.title, instance="/predict")} for kind in kinds}
     schema = {"$ref": f"#/components/schemas/{Problem.__name__}"}
     return {
         "description": "; ".join(kind.title for kind in kinds),
@@ -117,10 +118,15 @@ def _documented(kinds: list[Kind]) -> dict[str, Any]:
     }
 
 
-def _problem(kind: Kind, detail: str, instance: str) -> Problem:
-    return Problem(
-        type=f"/problems/{kind.code}", title=kind.title, status=kind.status, detail=detail, instance=instance
-    )
+def _problem(kind: Kind, detail: str, instance: str) -> dict[str, Any]:
+    """As `Problem` describes it; not built as one, because most problems are sent when there is too much to do."""
+    return {
+        "type": f"/problems/{kind.code}",
+        "title": kind.title,
+        "status": kind.status,
+        "detail": detail,
+        "instance": instance,
+    }
 
 
 def _explain(error: Mapping[str, Any]) -> str:

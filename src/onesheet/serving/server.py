@@ -7,6 +7,7 @@ import errno
 import os
 import signal
 import socket
+import sys
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, closing, contextmanager, suppress
@@ -37,7 +38,6 @@ _SHUTDOWN_SECONDS: Final = 8
 # Connections that wait for a worker to accept them; the system may allow fewer.
 _BACKLOG: Final = 2048
 _KEEP_ALIVE_SECONDS: Final = 15
-_LOOP: Final = "onesheet.serving.accepting:TurnTakingLoop"
 
 logger: FilteringBoundLogger = structlog.get_logger(__name__)
 
@@ -57,7 +57,7 @@ def serve(settings: Settings) -> None:
     configure_logging(settings.log_level, as_json=settings.log_json)
     _allow_many_connections()
     with (
-        closing(listen(settings.host, settings.port)) as listener,
+        closing(listen(settings.host, settings.port, settings.workers)) as listener,
         _admin_listener(settings) as admin,
         tempfile.TemporaryDirectory(prefix="onesheet-") as runtime,
         _stopping_quietly(),
@@ -88,7 +88,6 @@ def _config(settings: Settings, choice: SharedChoice) -> uvicorn.Config:
         factory=True,
         workers=settings.workers,
         http=BoundedHttpProtocol,
-        loop=_LOOP if settings.workers > 1 else "auto",
         ws="none",
         log_config=None,
         log_level="warning",
@@ -185,17 +184,45 @@ def _allow_many_connections() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
-def listen(host: str, port: int) -> socket.socket:
-    """A socket that listens there.
+def listen(host: str, port: int, workers: int = 1) -> socket.socket:
+    """A socket for one process to listen on, or for several.
 
     Raises:
-        OnesheetError: That is not possible; the message says why.
+        OnesheetError: Nothing can listen there; the message says why.
     """
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-        return socket.create_server((host, port), family=family, backlog=_BACKLOG)
+        listener = socket.create_server((host, port), family=family, backlog=_BACKLOG)
+        if workers == 1 or sys.platform != "linux":
+            return listener
+        with listener:
+            address = listener.getsockname()
+        return _SharedPort.bound(family, address)
     except (OSError, UnicodeError) as error:
         raise OnesheetError(f"cannot listen on {host}, port {port}: {_reason(error)}") from error
+
+
+class _SharedPort(socket.socket):
+    """A port that each process opens anew, so that the kernel deals connections out to all of them (SO_REUSEPORT).
+
+    Where processes accept from one socket, the first to wake takes all that have come, and keeps them; see also
+    `onesheet.serving.accepting`, for sockets that somebody else has opened.
+    """
+
+    @classmethod
+    def bound(cls, family: socket.AddressFamily, address: Any) -> _SharedPort:
+        """Reserves the port without listening: the process that starts the others takes no connections."""
+        opened = cls(family, socket.SOCK_STREAM)
+        opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        if family == socket.AF_INET6:
+            opened.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        opened.bind(address)
+        return opened
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """How it reaches another process."""
+        return type(self).bound, (self.family, self.getsockname())
 
 
 @contextmanager
@@ -203,7 +230,7 @@ def _admin_listener(settings: Settings) -> Iterator[list[socket.socket]]:
     if settings.admin_port is None:
         yield []
         return
-    with closing(listen(settings.host, settings.admin_port)) as listener:
+    with closing(listen(settings.host, settings.admin_port, settings.workers)) as listener:
         logger.info("listening for operators", url=address_of(listener))
         yield [listener]
 

@@ -81,6 +81,7 @@ class PredictionService:
         self._stopping = False
         self._tried_to_load = asyncio.Event()
         self._choice = choice
+        self._replacing = asyncio.Lock()
         self._on_stages = on_stages
         self._choice_number: int | None = None
         self._log = PredictionLog(settings.log_url)
@@ -186,13 +187,13 @@ class PredictionService:
         Raises:
             BundleError: It cannot be used, and the old one goes on.
         """
-        if self._choice is None:
-            self._use(predictor := await self._load_instead(ref))
+        async with self._replacing:
+            place = ref if self._choice is None else await self._keep_copy(self._choice, ref)
+            predictor = await self._load_instead(place)
+            self._use(predictor)
+            if self._choice is not None:
+                self._choice_number = self._choice.write(place)
             return predictor
-        place = await self._keep_copy(self._choice, ref)
-        self._use(predictor := await self._load_instead(place))
-        self._choice_number = self._choice.write(place)
-        return predictor
 
     async def _keep_copy(self, choice: SharedChoice, ref: str) -> str:
         """So that all processes load the same, now and when one of them is started again."""
