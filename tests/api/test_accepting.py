@@ -37,6 +37,7 @@ class Exhausted(socket.socket):
 def listening(kind: type[socket.socket] = socket.socket) -> Iterator[tuple[socket.socket, tuple[str, int]]]:
     with closing(kind(socket.AF_INET, socket.SOCK_STREAM)) as listener:
         listener.bind(("127.0.0.1", 0))
+        listener.listen()
         yield listener, listener.getsockname()
 
 
@@ -97,15 +98,16 @@ def test_the_more_connections_a_process_has_the_longer_it_waits(monkeypatch):
             waits.append(time.monotonic() - started)
         for connection in connections:
             connection.close()
-    assert waits[0] < 0.1 <= waits[1] < 0.2 <= waits[2] < 0.3
-    assert all(0.25 <= wait < 0.4 for wait in waits[3:])
+    # At least; a busy machine may add to it.
+    assert all(wait > expected for wait, expected in zip(waits, (0, 0.09, 0.19, 0.24, 0.24), strict=True))
+    assert sum(waits) < 5
 
 
 def test_a_system_without_room_is_told_and_asked_again(monkeypatch, read_log):
     monkeypatch.setattr(accepting, "_EXHAUSTED_SECONDS", 0.1)
     with listening(Exhausted) as (listener, address), serving_on(listener):
         ask(address).close()
-    (line,) = read_log()
+    (line,) = [line for line in read_log() if line["level"] == "error"]
     assert (line["event"], line["reason"]) == ("cannot accept connections", "Too many open files")
 
 
