@@ -33,7 +33,7 @@ from onesheet.bench import run_bench
 from onesheet.predictor import load_predictor, usable_cores
 from onesheet.tune import RunningService, running_service
 
-# A process for each core, as `onesheet bench --tune` recommends here.
+# A process for each core with one thread each: the most where many ask at once.
 TUNED = {"ONESHEET_WORKERS": str(usable_cores()), "ONESHEET_THREADS": "1"}
 STEPS = (100, 200, 400, 700, 1000)
 STEP_SECONDS = 20

@@ -31,7 +31,7 @@ from onesheet.tune import RunningService, running_service
 
 SECONDS = 4.0
 CONNECTIONS = 32
-# A process for each core, and what `onesheet bench --tune` says of threads on this kind of machine.
+# A process for each core with one thread each: the most where many ask at once.
 TUNED = {"ONESHEET_WORKERS": str(usable_cores()), "ONESHEET_THREADS": "1"}
 LIMIT = "limit: decode + model in a bare loop"
 BEST = "FastAPI, a process for each core"
