@@ -523,8 +523,36 @@ def test_an_interrupt(script: str, tmp_path: Path, environment: dict[str, str]) 
     process.stdout.readline()
     errors = _press_control_c(process)
 
-    assert process.returncode == 130
+    assert process.returncode in {130, -signal.SIGINT}
     assert b"Traceback" not in errors
+
+
+# Waits for a thread at its end, as one does that reads a large picture on a busy machine.
+INTERRUPTED_AT_WORK = """
+import sys, threading, time
+import onesheet.cli as cli
+def app():
+    threading.Thread(target=time.sleep, args=[60]).start()
+    print("working", flush=True)
+    time.sleep(60)
+cli.app = app
+cli.main()
+"""
+
+
+def test_a_second_interrupt_ends_it_at_once(environment: dict[str, str]) -> None:
+    command = [sys.executable, "-c", INTERRUPTED_AT_WORK]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment)
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.readline()
+
+    process.send_signal(signal.SIGINT)
+    assert process.stderr.readline() == b"onesheet: interrupted\n"
+    process.send_signal(signal.SIGINT)
+
+    assert process.communicate(timeout=20) == (b"", b"")
+    assert process.returncode == -signal.SIGINT
 
 
 def _press_control_c(process: subprocess.Popen[bytes]) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 import warnings
 from importlib.metadata import version as package_version
@@ -46,6 +47,8 @@ def main() -> None:
         complain(f"{error.filename or 'output'}: {error.strerror or error}")
         sys.exit(EXIT_FAILURE)
     except KeyboardInterrupt:
+        # Threads may still end what they are at. Who does not want to wait presses again, and then it is over at once.
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
         complain("interrupted")
         sys.exit(EXIT_INTERRUPTED)
 
