@@ -6,6 +6,8 @@ uv run --extra all --group dev python benchmarks/serving/crowds.py POSTERS [SECO
 2. The same with the student system's own sample: a PNG of 932 x 1338 pixels with transparency and 2.5 MB, each time.
    Here an answer may take ten seconds: its users send twice as much as any machine of this size can decode.
 3. Ever more users, up to a thousand; then a single one again.
+4. A thousand users who ask for nothing but posters, sent by a generator that costs little beside them, against the
+   most that the service answers.
 """
 
 from __future__ import annotations
@@ -30,6 +32,7 @@ import psutil
 from PIL import Image
 
 from onesheet.bench import run_bench
+from onesheet.load import LoadResult, run_load, upload_request
 from onesheet.predictor import load_predictor, usable_cores
 from onesheet.tune import RunningService, running_service
 
@@ -37,6 +40,9 @@ from onesheet.tune import RunningService, running_service
 TUNED = {"ONESHEET_WORKERS": str(usable_cores()), "ONESHEET_THREADS": "1"}
 STEPS = (100, 200, 400, 700, 1000)
 STEP_SECONDS = 20
+# Seconds; the student system's users ask for a poster every 2.4 s.
+PAUSES = (4.0, 2.4, 1.2)
+PEAK_CONNECTIONS, WARM_UP = 32, 4.0
 PROBE_SECONDS = 0.1
 NORMAL_SECONDS = 0.2
 
@@ -68,6 +74,7 @@ def main() -> None:
     ordinary(posters, seconds)
     heavy(seconds)
     ever_more(posters)
+    posters_only(posters)
 
 
 def ordinary(posters: Path, seconds: int) -> None:
@@ -116,6 +123,31 @@ def ever_more(posters: Path) -> None:
         print(f"\nnormal again {seconds_until_normal(service.url, posters):.1f} s after the last of them left\n")
 
 
+def posters_only(posters: Path) -> None:
+    files = sorted(posters.iterdir())
+    chosen = [file.read_bytes() for file in files[:: max(1, len(files) // 256)]]
+    print("## A thousand users who ask for nothing but posters\n")
+    print("| pause s | answered/s | of the most | refused/s | p95 ms | /livez p99 ms | memory MB |")
+    print("|---:|---:|---:|---:|---:|---:|---:|")
+    with running_service(TUNED) as service:
+        requests = [upload_request(f"{service.url}/predict", "file", poster) for poster in chosen]
+
+        def load(connections: int, pause: float) -> LoadResult:
+            return run_load(
+                service.url, requests, connections=connections, seconds=STEP_SECONDS, warm_up=WARM_UP, pause=pause
+            )
+
+        for pause in PAUSES:
+            with watching(service) as watch:
+                most = load(PEAK_CONNECTIONS, 0).per_second
+                found = load(STEPS[-1], pause)
+            print(
+                f"| {pause:.1f} | {found.per_second:.1f} | {found.per_second / most:.0%} of {most:.1f} | "
+                f"{found.statuses[503] / STEP_SECONDS:.1f} | {found.percentile_ms(95):.0f} | "
+                f"{np.percentile(watch.livez_ms, 99):.0f} | {max(watch.memory_mb):.0f} |"
+            )
+
+
 def locust(
     url: str, posters: Path, *, users: int, spawn: float, seconds: int, after_spawning: bool = False
 ) -> dict[str, Row]:
@@ -153,11 +185,11 @@ def watching(service: RunningService) -> Iterator[Watch]:
     process = psutil.Process(service.pid)
 
     def look() -> None:
+        family = [process, *process.children(recursive=True)]
         while not stopped.wait(PROBE_SECONDS):
             started = time.perf_counter()
             probe(service.url)
             watch.livez_ms.append((time.perf_counter() - started) * 1e3)
-            family = [process, *process.children(recursive=True)]
             watch.memory_mb.append(sum(member.memory_info().rss for member in family) / 1e6)
 
     thread = threading.Thread(target=look)

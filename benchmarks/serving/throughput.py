@@ -29,7 +29,7 @@ from onesheet.load import run_load, upload_request
 from onesheet.predictor import load_predictor, usable_cores
 from onesheet.tune import RunningService, running_service
 
-SECONDS = 4.0
+WARM_UP_SECONDS, SECONDS = 2.0, 4.0
 CONNECTIONS = 32
 # A process for each core with one thread each: the most where many ask at once.
 TUNED = {"ONESHEET_WORKERS": str(usable_cores()), "ONESHEET_THREADS": "1"}
@@ -60,8 +60,7 @@ def main() -> None:
                 rates[name].append(answers_per_second(service.url, posters))
             for name, student in students.items():
                 with student() as service:
-                    # A crowd that left would still be worked on.
-                    rates[name].append(answers_per_second(service.url, posters, warm_up=1))
+                    rates[name].append(answers_per_second(service.url, posters))
             print(f"round {number + 1}:", *(f"{found[-1]:.1f}" for found in rates.values()), file=sys.stderr)
 
     print(f"{usable_cores()} cores, {len(posters)} posters, {CONNECTIONS} connections, {rounds} rounds\n")
@@ -76,10 +75,9 @@ def main() -> None:
         )
 
 
-def answers_per_second(url: str, posters: list[bytes], warm_up: int = CONNECTIONS) -> float:
+def answers_per_second(url: str, posters: list[bytes]) -> float:
     requests = [upload_request(f"{url}/predict", "file", poster) for poster in posters]
-    run_load(url, requests, connections=warm_up, seconds=2)
-    result = run_load(url, requests, connections=CONNECTIONS, seconds=SECONDS)
+    result = run_load(url, requests, connections=CONNECTIONS, seconds=SECONDS, warm_up=WARM_UP_SECONDS)
     assert set(result.statuses) == {200}, result.statuses
     return result.per_second
 

@@ -35,6 +35,11 @@ class LoadResult:
     statuses: Counter[int] = field(default_factory=Counter)
     latencies: list[float] = field(default_factory=list)
 
+    def forget(self) -> None:
+        """Begin anew."""
+        self.statuses.clear()
+        self.latencies.clear()
+
     @property
     def per_second(self) -> float:
         """Answers with status 200."""
@@ -53,23 +58,29 @@ def upload_request(url: str, field_name: str, data: bytes) -> bytes:
     return f"POST {request.url.raw_path.decode()} HTTP/1.1\r\n{headers}\r\n".encode() + body
 
 
-def run_load(url: str, requests: Sequence[bytes], *, connections: int, seconds: float) -> LoadResult:
-    """Send requests over kept connections, each as soon as the answer to the last one is there.
+def run_load(
+    url: str, requests: Sequence[bytes], *, connections: int, seconds: float, warm_up: float = 0.0, pause: float = 0.0
+) -> LoadResult:
+    """Send requests over kept connections, each as soon as the answer to the last one is there, or a pause later.
 
     Args:
         url: Of the server; its path does not matter.
         requests: Sent in turn, again and again.
-        connections: How many requests are under way at any time.
+        connections: How many requests are under way at any time, or users where they pause.
         seconds: How long; answers that come later do not count.
+        warm_up: Seconds before that, of the same load; answers that come so early do not count either.
+        pause: Seconds between an answer and the next request; connections then start one after another.
 
     Raises:
         OnesheetError: The server cannot be reached, or closes a connection.
     """
     with asyncio.Runner(loop_factory=auto_loop_factory()) as runner:
-        return runner.run(_run(url, itertools.cycle(requests), connections, seconds))
+        return runner.run(_run(url, itertools.cycle(requests), connections, seconds, warm_up, pause))
 
 
-async def _run(url: str, requests: Iterator[bytes], connections: int, seconds: float) -> LoadResult:
+async def _run(
+    url: str, requests: Iterator[bytes], connections: int, seconds: float, warm_up: float, pause: float
+) -> LoadResult:
     address = httpx.URL(url)
     loop = asyncio.get_running_loop()
     result = LoadResult(seconds)
@@ -78,12 +89,14 @@ async def _run(url: str, requests: Iterator[bytes], connections: int, seconds: f
     try:
         for _ in range(connections):
             _, connection = await loop.create_connection(
-                lambda: _Connection(requests, result, failed), address.host, address.port or _HTTP_PORT
+                lambda: _Connection(requests, result, failed, pause), address.host, address.port or _HTTP_PORT
             )
             opened.append(connection)
-        for connection in opened:
-            connection.send()
-        await asyncio.wait({failed}, timeout=seconds)
+        for number, connection in enumerate(opened):
+            loop.call_later(pause * number / connections, connection.send)
+        for length in (warm_up, seconds):
+            result.forget()
+            await asyncio.wait({failed}, timeout=length)
     except OSError as error:
         raise OnesheetError(f"cannot reach {url}") from error
     finally:
@@ -97,7 +110,11 @@ async def _run(url: str, requests: Iterator[bytes], connections: int, seconds: f
 class _Connection(asyncio.Protocol):
     """Asks, reads the answer to its end, and asks again."""
 
-    def __init__(self, requests: Iterator[bytes], result: LoadResult, failed: asyncio.Future[None]) -> None:
+    def __init__(
+        self, requests: Iterator[bytes], result: LoadResult, failed: asyncio.Future[None], pause: float
+    ) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._pause = pause
         self._requests = requests
         self._result = result
         self._failed = failed
@@ -109,6 +126,8 @@ class _Connection(asyncio.Protocol):
 
     def send(self) -> None:
         """The next request."""
+        if self._closed:
+            return
         self._parser = httptools.HttpResponseParser(self)
         self._sent = time.perf_counter()
         self._transport.write(next(self._requests))  # type: ignore[attr-defined]
@@ -123,7 +142,7 @@ class _Connection(asyncio.Protocol):
         self._result.statuses[status] += 1
         if status == _OK:
             self._result.latencies.append(time.perf_counter() - self._sent)
-        self.send()
+        self._loop.call_later(self._pause, self.send)
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
         if not self._closed and not self._failed.done():

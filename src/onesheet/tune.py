@@ -21,7 +21,9 @@ from onesheet.errors import OnesheetError
 from onesheet.load import run_load, upload_request
 from onesheet.predictor import usable_cores
 
-_CONNECTIONS: Final = 16
+_WARM_UP_SECONDS: Final = 1.0
+# From a process' loaded model to its open port.
+_LISTEN_SECONDS: Final = 0.2
 _START_SECONDS: Final = 60
 _STOP_SECONDS: Final = 15
 # Candidates this near to the best are as good; of them the smallest is taken.
@@ -96,6 +98,7 @@ class Tuning:
 def tune(
     environment: Mapping[str, str],
     posters: Sequence[bytes],
+    connections: int,
     seconds: float,
     on_trial: Callable[[int, int], None] | None = None,
 ) -> Tuning:
@@ -107,6 +110,7 @@ def tune(
     Args:
         environment: Settings that all candidates share, as environment variables.
         posters: Encoded, to ask for in turn.
+        connections: Requests under way at any time; what is best for a few is not best for a crowd.
         seconds: How long each candidate is loaded in each round.
         on_trial: Called with the number of measurements done, and of all.
 
@@ -122,7 +126,7 @@ def tune(
         for _ in range(_ROUNDS):
             rounds.append([])
             for candidate in candidates:
-                rounds[-1].append(_measure({**environment, **candidate.environment}, posters, seconds))
+                rounds[-1].append(_measure({**environment, **candidate.environment}, posters, connections, seconds))
                 done += 1
                 if on_trial:
                     on_trial(done, total)
@@ -155,12 +159,14 @@ def _shapes(cores: int) -> list[Candidate]:
     ]
 
 
-def _measure(environment: Mapping[str, str], posters: Sequence[bytes], seconds: float) -> tuple[float, float]:
+def _measure(
+    environment: Mapping[str, str], posters: Sequence[bytes], connections: int, seconds: float
+) -> tuple[float, float]:
     """Posters a second, and the 95th percentile of their latency in milliseconds."""
     with running_service(environment) as service:
         requests = [upload_request(f"{service.url}/predict", "file", poster) for poster in posters]
-        run_load(service.url, requests, connections=_CONNECTIONS, seconds=min(1.0, seconds))
-        result = run_load(service.url, requests, connections=_CONNECTIONS, seconds=seconds)
+        warm_up = min(_WARM_UP_SECONDS, seconds)
+        result = run_load(service.url, requests, connections=connections, seconds=seconds, warm_up=warm_up)
     if not result.latencies:
         raise OnesheetError(f"the service answered nothing but errors under load: {dict(result.statuses)}")
     return result.per_second, result.percentile_ms(95)
@@ -202,7 +208,8 @@ def running_service(environment: Mapping[str, str], *options: str) -> Iterator[R
         with stderr.open("wb") as file:
             process = subprocess.Popen(command, env={**others, **own, **environment}, stderr=file, cwd=folder)
         try:
-            yield RunningService(_wait_until_ready(process, stderr), process.pid)
+            workers = int(environment.get("ONESHEET_WORKERS", "1"))
+            yield RunningService(_wait_until_ready(process, stderr, workers), process.pid)
         finally:
             process.terminate()
             try:
@@ -212,22 +219,25 @@ def running_service(environment: Mapping[str, str], *options: str) -> Iterator[R
                 process.wait()
 
 
-def _wait_until_ready(process: subprocess.Popen[bytes], stderr: Path) -> str:
+def _wait_until_ready(process: subprocess.Popen[bytes], stderr: Path, workers: int) -> str:
+    """The address, when all processes answer there: connections that come before stay with those that were first."""
     deadline = time.monotonic() + _START_SECONDS
     while process.poll() is None and time.monotonic() < deadline:
-        url = _address(stderr)
-        if url and _is_ready(url):
-            return url
+        said = _said(stderr)
+        url = next((str(line["url"]) for line in said if line["event"] == "listening"), None)
+        if url and sum(line["event"] == "model ready" for line in said) >= workers:
+            time.sleep(_LISTEN_SECONDS)
+            if _is_ready(url):
+                return url
         time.sleep(0.05)
     last = stderr.read_text(errors="replace").strip().rpartition("\n")[2]
     raise OnesheetError(f"the service did not start: {last or 'it said nothing'}")
 
 
-def _address(stderr: Path) -> str | None:
-    for line in stderr.read_text(errors="replace").splitlines(keepends=True):
-        if line.startswith("{") and line.endswith("\n") and (said := json.loads(line))["event"] == "listening":
-            return str(said["url"])
-    return None
+def _said(stderr: Path) -> list[dict[str, Any]]:
+    """What the service has logged; other lines, and one that is still being written, are left out."""
+    lines = stderr.read_text(errors="replace").splitlines(keepends=True)
+    return [json.loads(line) for line in lines if line.startswith("{") and line.endswith("\n")]
 
 
 def _is_ready(url: str) -> bool:

@@ -60,6 +60,22 @@ def test_answers_are_counted_by_status(server: str) -> None:
         assert sum(poster in body for body in Picky.bodies) >= len(Picky.bodies) // 2 - 3
 
 
+def test_what_is_answered_while_it_warms_up_does_not_count(server: str) -> None:
+    requests = [upload_request(f"{server}/predict", "file", b"poster")]
+    result = run_load(server, requests, connections=1, seconds=0.3, warm_up=0.6)
+
+    assert 0 < result.statuses.total() < len(Picky.bodies)
+    assert len(result.latencies) == result.statuses[200]
+
+
+def test_users_pause_between_requests(server: str) -> None:
+    requests = [upload_request(f"{server}/predict", "file", b"poster")]
+    run_load(server, requests, connections=4, seconds=0.7, pause=0.5)
+
+    # Each at its own moment of the first half second, and at most once more.
+    assert 4 <= len(Picky.bodies) <= 8
+
+
 def test_a_server_that_is_not_there() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"

@@ -127,6 +127,9 @@ def bench(
             "--tune", help="Try the service with different numbers of processes, threads and pictures at once."
         ),
     ] = False,
+    connections: Annotated[
+        int, typer.Option(min=1, help="With --tune: requests under way at any time, as the service is to expect.")
+    ] = 32,
     as_json: JsonOption = False,
 ) -> None:
     """Measure decoding, model, and both together on this machine.
@@ -146,7 +149,7 @@ def bench(
         place = str(Path(ref).absolute()) if Path(ref).exists() else ref
         shared = {"ONESHEET_BUNDLE": place, "ONESHEET_PRECISION": graph}
         with progress("Trying") as advance:
-            result = tune(shared, sample_posters(images, predictor), seconds, on_trial=advance)
+            result = tune(shared, sample_posters(images, predictor), connections, seconds, on_trial=advance)
     else:
         result = run_bench(predictor, images, seconds)
     typer.echo(json.dumps(result.to_dict()) if as_json else result.to_text())
