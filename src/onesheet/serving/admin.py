@@ -20,6 +20,7 @@ from onesheet.serving.problems import (
     problem_response,
     problem_responses,
 )
+from onesheet.serving.routes import operation_id
 from onesheet.serving.schemas import ModelId, SwapBody
 
 
@@ -30,7 +31,7 @@ async def _require_admin_port(request: Request) -> None:
         raise HTTPException(ROUTE_NOT_FOUND.status, ROUTE_NOT_FOUND.title)
 
 
-router = APIRouter(dependencies=[Depends(_require_admin_port)])
+router = APIRouter(dependencies=[Depends(_require_admin_port)], generate_unique_id_function=operation_id)
 
 _BEARER = HTTPBearer(auto_error=False, description="The admin token.")
 

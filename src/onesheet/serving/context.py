@@ -27,6 +27,10 @@ _HEADER: Final = HEADER.lower().encode()
 CLIENT_LEFT: Final = 499
 # Asked by machines, which hold no key.
 PROBES: Final = frozenset({"/livez", "/readyz", "/health", "/metrics"})
+# Asked with pictures; those of BentoML's clients too.
+PICTURES: Final = frozenset(
+    {"/predict", "/predict/batch", "/bento/predict", "/bento/predict_url", "/bento/predict_many"}
+)
 # Below this, operators.
 ADMIN: Final = "/admin/"
 
@@ -100,8 +104,8 @@ class RequestContext:
 
 def _route(scope: Scope) -> str:
     """The route's pattern: paths that nobody serves would each become a series of their own."""
-    route = scope.get("route")
-    return getattr(route, "path", "other")
+    refused_before: str = scope["path"] if scope["path"] in PICTURES else "other"
+    return getattr(scope.get("route"), "path", refused_before)
 
 
 def _request_id(proposed: str) -> str:

@@ -81,13 +81,18 @@ def problem_response(kind: Kind, detail: str, scope: Scope, headers: Mapping[str
     )
 
 
+def problem_of(error: OnesheetError, scope: Scope) -> JSONResponse:
+    """An error of ours as a response."""
+    headers = {"Retry-After": str(error.retry_after)} if isinstance(error, OverloadedError) else None
+    return problem_response(type(error), error.message, scope, headers)
+
+
 def install_problem_handlers(app: FastAPI) -> None:
     """Make `app` answer its errors as problems (an unexpected one is `RequestContext`'s business)."""
 
     @app.exception_handler(OnesheetError)
     async def onesheet_error(request: Request, error: OnesheetError) -> JSONResponse:
-        headers = {"Retry-After": str(error.retry_after)} if isinstance(error, OverloadedError) else None
-        return problem_response(type(error), error.message, request.scope, headers)
+        return problem_of(error, request.scope)
 
     @app.exception_handler(RequestValidationError)
     async def invalid_request(request: Request, error: RequestValidationError) -> JSONResponse:
@@ -119,14 +124,10 @@ def _documented(kinds: list[Kind]) -> dict[str, Any]:
 
 
 def _problem(kind: Kind, detail: str, instance: str) -> dict[str, Any]:
-    """As `Problem` describes it; not built as one, because most problems are sent when there is too much to do."""
-    return {
-        "type": f"/problems/{kind.code}",
-        "title": kind.title,
-        "status": kind.status,
-        "detail": detail,
-        "instance": instance,
-    }
+    problem = Problem(
+        type=f"/problems/{kind.code}", title=kind.title, status=kind.status, detail=detail, instance=instance
+    )
+    return problem.model_dump()
 
 
 def _explain(error: Mapping[str, Any]) -> str:

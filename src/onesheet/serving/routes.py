@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 from fastapi import APIRouter, Depends, Query, Request
 from starlette.exceptions import HTTPException
@@ -46,12 +46,22 @@ from onesheet.serving.schemas import (
     Health,
     ItemError,
     Liveness,
+    ModelId,
     PredictAnswer,
     Readiness,
 )
 from onesheet.serving.service import Answered, PredictionService
 
-router = APIRouter()
+if TYPE_CHECKING:
+    from fastapi.routing import APIRoute
+
+
+def operation_id(route: APIRoute) -> str:
+    """Clients generated from the OpenAPI document name their methods after this."""
+    return route.name
+
+
+router = APIRouter(generate_unique_id_function=operation_id)
 
 _MULTIPART: Final = "multipart/form-data"
 _JSON: Final = "application/json"
@@ -156,7 +166,6 @@ async def predict(request: Request, service: Service, threshold: Threshold = Non
     try:
         # Before anything is read: who would be refused afterwards need not send his picture.
         service.engine.predictor.check_options(threshold, topk)
-        service.engine.check_admission()
         async with state.body.room_for(request):
             upload = await _poster(request, state.body, state.fetcher)
             state.metrics.stages["read"].observe(time.perf_counter() - arrived)
@@ -183,7 +192,6 @@ async def predict_batch(
     state = request.app.state
     arrived = time.perf_counter()
     service.engine.predictor.check_options(threshold, topk)
-    service.engine.check_admission()
     require(request, _MULTIPART, "send the pictures as multipart/form-data, field `files`")
 
     async def item(upload: Upload) -> BatchItem:
@@ -221,23 +229,18 @@ async def model_card(service: Service) -> dict[str, Any]:
     return service.predictor.metadata.summary()
 
 
-# Asked so often that building and checking the models of answers like these would be most of their cost.
-@router.get("/health", response_model=Health, tags=["health"], summary="How the service is")
-async def health(request: Request) -> JSONResponse:
+@router.get("/health", tags=["health"], summary="How the service is")
+async def health(request: Request, service: Service) -> Health:
     """Always answers 200; `status` says whether the model is there."""
-    service: PredictionService = request.app.state.service
-    model = None
-    if service.status == "ok":
-        model = {"name": service.predictor.metadata.name, "version": service.predictor.metadata.version}
-    else:
+    if service.status != "ok":
         request.app.state.metrics.health_error.inc()
-    return JSONResponse({"status": service.status, "model": model, "uptime_seconds": round(service.uptime, 3)})
+    return Health(status=service.status, model=_model_id(service), uptime_seconds=round(service.uptime, 3))
 
 
-@router.get("/livez", response_model=Liveness, tags=["health"], summary="Liveness probe")
-async def livez() -> JSONResponse:
+@router.get("/livez", tags=["health"], summary="Liveness probe")
+async def livez() -> Liveness:
     """Answers as long as the process does."""
-    return JSONResponse({"status": "alive"})
+    return Liveness()
 
 
 @router.get("/readyz", tags=["health"], summary="Readiness probe", responses=problem_responses(*_NO_MODEL))
@@ -267,3 +270,10 @@ def answer_content(answered: Answered, threshold: float | None) -> dict[str, Any
     prediction_id = str(answered.prediction_id) if answered.prediction_id else None
     content = {"prediction_id": prediction_id, **answered.prediction.to_dict(), "threshold": threshold}
     return {name: content[name] for name in PredictAnswer.model_fields}
+
+
+def _model_id(service: PredictionService) -> ModelId | None:
+    if service.status != "ok":
+        return None
+    metadata = service.predictor.metadata
+    return ModelId(name=metadata.name, version=metadata.version)
