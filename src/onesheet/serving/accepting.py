@@ -38,7 +38,7 @@ class TurnTakingLoop(uvloop.Loop):
         return TurnTakingServer(self, protocol_factory, options["sock"])
 
 
-def loop_factory(use_subprocess: bool = False) -> Callable[[], asyncio.AbstractEventLoop]:  # noqa: ARG001
+def loop_factory(**_: object) -> Callable[[], asyncio.AbstractEventLoop]:
     """As uvicorn wants one for its `loop` setting."""
     return TurnTakingLoop
 

@@ -168,7 +168,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         state.fetcher = ImageFetcher(limits)
     # Not awaited when the server stops: a slow download must not hold it up.
     running = asyncio.create_task(state.service.run())
-    forgetting = asyncio.create_task(state.service.forget_old_answers())
+    forgetting = asyncio.create_task(state.service.recorder.forget_old_answers())
     if state.settings.workers > 1:
         # The others answer meanwhile; without its model this one would only refuse what they could do.
         await state.service.wait_until_loaded(_LOADING_SECONDS)

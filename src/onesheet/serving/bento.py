@@ -45,18 +45,6 @@ def build_service(settings: Settings) -> Any:
     choice = SharedChoice(folder / "bundle") if folder else None
     app = create_app(settings, choice=choice, guarded=False)
 
-    service: Any = bentoml.service(
-        name="onesheet",
-        workers=settings.workers,
-        # Above our own patience, which refuses earlier and says when to come again.
-        # The routes that are mounted have a log and metrics of their own.
-        logging={"access": {"enabled": False}},
-        metrics={"enabled": False},
-        # Nor does it trace: the middleware that it has no switch for would cost each request a span for nobody.
-        tracing={"excluded_urls": ".*"},
-        traffic={"timeout": settings.patience_seconds + settings.body_seconds + _GRACE_SECONDS},
-    )
-
     class Onesheet:
         """Tells the genres of a film from its poster."""
 
@@ -98,11 +86,25 @@ def build_service(settings: Settings) -> Any:
             except OnesheetError as error:
                 return {"error": error.to_dict()}
 
-    built = service(bentoml.asgi_app(app, path="/")(Onesheet))
+    built: Any = bentoml.service(**_options(settings))(bentoml.asgi_app(app, path="/")(Onesheet))
     for layer in app.state.middleware:
         built.add_asgi_middleware(layer.cls, **layer.kwargs)
     built.add_asgi_middleware(_Shortcut, api=app, paths=frozenset(app.openapi()["paths"]))
     return built
+
+
+def _options(settings: Settings) -> dict[str, Any]:
+    """For BentoML itself, whose own log, metrics and traces the mounted routes do not need."""
+    return {
+        "name": "onesheet",
+        "workers": settings.workers,
+        "logging": {"access": {"enabled": False}},
+        "metrics": {"enabled": False},
+        # It has no switch for the middleware that traces; so no request costs a span that nobody sees.
+        "tracing": {"excluded_urls": ".*"},
+        # Above our own patience, which refuses earlier and says when to come again.
+        "traffic": {"timeout": settings.patience_seconds + settings.body_seconds + _GRACE_SECONDS},
+    }
 
 
 class _Shortcut:

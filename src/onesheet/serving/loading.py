@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import structlog
@@ -15,6 +17,7 @@ from onesheet.predictor import Predictor, load_predictor
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
 
+    from onesheet.serving.choice import SharedChoice
     from onesheet.settings import Settings
 
 logger: FilteringBoundLogger = structlog.get_logger(__name__)
@@ -31,18 +34,38 @@ async def load_for_service(ref: str, settings: Settings) -> Predictor:
         BundleError: It cannot be used; its subclass says why, and the log of the service says more.
     """
     started = time.perf_counter()
-    try:
+    with _told(ref):
         predictor = await asyncio.to_thread(_load, ref, settings)
+    metadata = predictor.metadata
+    seconds = round(time.perf_counter() - started, 3)
+    logger.info("model ready", name=metadata.name, version=metadata.version, seconds=seconds)
+    return predictor
+
+
+async def keep_for_all(ref: str, choice: SharedChoice) -> str:
+    """Copy a bundle to where all processes find the same, now and when one of them is started again.
+
+    Returns:
+        The REF of the copy.
+
+    Raises:
+        BundleError: As `load_for_service` does.
+    """
+    with _told(ref):
+        return await asyncio.to_thread(choice.keep, ref)
+
+
+@contextmanager
+def _told(ref: str) -> Iterator[None]:
+    """Log why a bundle cannot be used, and raise nothing but BundleError."""
+    try:
+        yield
     except OnesheetError as error:
         logger.error("model not loaded", bundle=ref, code=error.code, reason=error.message)
         raise error if isinstance(error, BundleError) else BundleError(error.message) from error
     except Exception as error:
         logger.exception("model not loaded", bundle=ref)
         raise BundleError("the model could not be loaded; the server's log says why") from error
-    metadata = predictor.metadata
-    seconds = round(time.perf_counter() - started, 3)
-    logger.info("model ready", name=metadata.name, version=metadata.version, seconds=seconds)
-    return predictor
 
 
 def _load(ref: str, settings: Settings) -> Predictor:

@@ -4,25 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Final, Literal, TypeAlias, TypeVar
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 from uuid import UUID, uuid4
 
-import structlog
-
 from onesheet.errors import BundleError, InvalidRequestError, LogUnavailableError, NotReadyError
-from onesheet.predictionlog import Feedback, GroupWriter, LoggedPrediction, PredictionLog
+from onesheet.predictionlog import Feedback, LoggedPrediction
 from onesheet.predictor import Predictor, usable_cores
 from onesheet.serving.engine import Answer, Engine
-from onesheet.serving.loading import load_for_service
+from onesheet.serving.loading import keep_for_all, load_for_service
+from onesheet.serving.recorder import Recorder
 from onesheet.serving.shadow import Shadow
 
 if TYPE_CHECKING:
-    from structlog.typing import FilteringBoundLogger
-
     from onesheet.monitoring.metrics import Metrics
     from onesheet.predictor import Prediction
     from onesheet.serving.body import Upload
@@ -31,13 +28,8 @@ if TYPE_CHECKING:
 
 # How soon a process follows the choice of another.
 _WATCH_SECONDS: Final = 0.5
-_RETENTION_SECONDS: Final = 3600
-
-_Result = TypeVar("_Result")
 
 Status: TypeAlias = Literal["ok", "loading", "failed"]
-
-logger: FilteringBoundLogger = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +47,8 @@ class Answered:
 
 class PredictionService:
     """Answers pictures; nothing of it runs on the event loop but waiting.
+
+    Its `recorder` is what it keeps of the answers.
 
     Args:
         settings: The bundle, the limits, the log.
@@ -84,9 +78,7 @@ class PredictionService:
         self._replacing = asyncio.Lock()
         self._on_stages = on_stages
         self._choice_number: int | None = None
-        self._log = PredictionLog(settings.log_url)
-        self._log_ready = False
-        self._writer = GroupWriter(self._append)
+        self.recorder = Recorder(settings, metrics)
         if predictor is not None:
             self._use(predictor)
 
@@ -129,7 +121,7 @@ class PredictionService:
     async def run(self) -> None:
         """Load the bundle, then another one whenever a process of this service chooses it; until cancelled."""
         with suppress(LogUnavailableError):  # the first answer tells
-            await asyncio.to_thread(self._prepare_log)
+            await asyncio.to_thread(self.recorder.prepare)
         if self._engine is None:
             await self._start(self._chosen() or self._settings.bundle)
         self._tried_to_load.set()
@@ -138,22 +130,8 @@ class PredictionService:
         while self._choice is not None:
             await asyncio.sleep(_WATCH_SECONDS)
             if ref := self._chosen():
-                with suppress(BundleError):
-                    self._use(await self._load_instead(ref))
-
-    async def forget_old_answers(self) -> None:
-        """Remove answers from the log when they reach the age that the settings name; until cancelled."""
-        days = self._settings.log_retention_days
-        while days is not None:
-            moment, removed = datetime.now(UTC) - timedelta(days=days), 0
-            try:
-                await _to_its_end(self._prepare_log)
-                while some := await _to_its_end(self._log.delete_some_before, moment):
-                    removed += some
-                logger.info("old answers removed from the prediction log", removed=removed)
-            except LogUnavailableError as error:
-                logger.warning("old answers not removed from the prediction log", reason=str(error.__cause__))
-            await asyncio.sleep(_RETENTION_SECONDS)
+                with suppress(BundleError), self._counted():
+                    self._use(await load_for_service(ref, self._settings))
 
     async def wait_until_loaded(self, seconds: float) -> None:
         """Wait, not for ever, until the first bundle is there or has failed."""
@@ -179,7 +157,7 @@ class PredictionService:
     async def _start_shadow(self, ref: str) -> None:
         with suppress(BundleError):
             predictor = await load_for_service(ref, self._settings)
-            self._shadow = Shadow(predictor, self._writer.submit, self._metrics)
+            self._shadow = Shadow(predictor, self.recorder.keep_later, self._metrics)
 
     async def replace(self, ref: str) -> Predictor:
         """Let another bundle answer from now on; what is under way is answered by the old one.
@@ -188,30 +166,22 @@ class PredictionService:
             BundleError: It cannot be used, and the old one goes on.
         """
         async with self._replacing:
-            place = ref if self._choice is None else await self._keep_copy(self._choice, ref)
-            predictor = await self._load_instead(place)
-            self._use(predictor)
+            with self._counted():
+                place = ref if self._choice is None else await keep_for_all(ref, self._choice)
+                self._use(await load_for_service(place, self._settings))
             if self._choice is not None:
                 self._choice_number = self._choice.write(place)
-            return predictor
+            return self.predictor
 
-    async def _keep_copy(self, choice: SharedChoice, ref: str) -> str:
-        """So that all processes load the same, now and when one of them is started again."""
+    @contextmanager
+    def _counted(self) -> Iterator[None]:
+        """A change of the model is done, or refused."""
         try:
-            return await asyncio.to_thread(choice.keep, ref)
-        except BundleError as error:
-            logger.error("model not loaded", bundle=ref, code=error.code, reason=error.message)
-            self._metrics.swaps.labels("refused").inc()
-            raise
-
-    async def _load_instead(self, ref: str) -> Predictor:
-        try:
-            predictor = await load_for_service(ref, self._settings)
+            yield
         except BundleError:
             self._metrics.swaps.labels("refused").inc()
             raise
         self._metrics.swaps.labels("done").inc()
-        return predictor
 
     async def answer(
         self, upload: Upload, threshold: float | None, top_k: int | None, *, arrived: float, request_id: str | None
@@ -232,11 +202,11 @@ class PredictionService:
         answer = await asyncio.wrap_future(self.engine.submit(upload.data, threshold, top_k))
         record = _record(answer, upload, threshold, time.perf_counter() - arrived, request_id)
         writing = time.perf_counter()
-        prediction_id = await self._write(record)
+        kept = await self.recorder.keep(record)
         self._measure(answer, log_seconds=time.perf_counter() - writing)
-        if self._shadow is not None and prediction_id is not None:
+        if self._shadow is not None and kept:
             self._shadow.offer(upload.data, record)
-        return Answered(prediction_id, answer.prediction)
+        return Answered(record.id if kept else None, answer.prediction)
 
     async def keep_feedback(self, prediction_id: UUID, genres: Sequence[str]) -> None:
         """Keep what somebody says of an answer.
@@ -250,7 +220,7 @@ class PredictionService:
         if unknown:
             raise InvalidRequestError("genres: the model knows some of them by other names, or not at all; see /model")
         feedback = Feedback(prediction_id, datetime.now(UTC), tuple(dict.fromkeys(genres)))
-        await asyncio.to_thread(self._log.add_feedback, feedback)
+        await self.recorder.keep_feedback(feedback)
 
     def check_ready(self) -> None:
         """Whether requests are welcome.
@@ -273,36 +243,7 @@ class PredictionService:
             await asyncio.to_thread(self._engine.close)
         if self._shadow is not None:
             await asyncio.to_thread(self._shadow.close)
-        await asyncio.to_thread(self._writer.close)
-        self._log.close()
-
-    def _append(self, predictions: Sequence[LoggedPrediction]) -> None:
-        self._prepare_log()
-        self._log.append(predictions)
-
-    def _prepare_log(self) -> None:
-        """See to the tables, when the database is there; it may be away when the service starts."""
-        if not self._log_ready:
-            self._log.migrate()
-            self._log_ready = True
-
-    async def _write(self, record: LoggedPrediction) -> UUID | None:
-        try:
-            await self._write_in_time(record)
-        except LogUnavailableError as error:
-            self._metrics.log_failures.inc()
-            logger.warning("not in the prediction log", reason=str(error.__cause__ or error))
-            if self._settings.log_failure == "refuse":
-                raise
-            return None
-        return record.id
-
-    async def _write_in_time(self, record: LoggedPrediction) -> None:
-        try:
-            async with asyncio.timeout(self._settings.log_seconds):
-                await asyncio.wrap_future(self._writer.submit(record))
-        except TimeoutError as error:
-            raise LogUnavailableError("the prediction log does not answer") from error
+        await asyncio.to_thread(self.recorder.close)
 
     def _measure(self, answer: Answer, log_seconds: float) -> None:
         timings = answer.timings
@@ -335,16 +276,6 @@ class PredictionService:
 def _default_threads(workers: int) -> int:
     """One for each core; of several processes one may get more connections than its share, so each has one to spare."""
     return usable_cores() if workers == 1 else usable_cores() // workers + 1
-
-
-async def _to_its_end(function: Callable[..., _Result], *arguments: object) -> _Result:
-    """Call in a thread; a cancellation waits for it, because nothing stops a thread."""
-    call = asyncio.ensure_future(asyncio.to_thread(function, *arguments))
-    try:
-        return await asyncio.shield(call)
-    except asyncio.CancelledError:
-        await asyncio.wait([call])
-        raise
 
 
 def _record(

@@ -1,0 +1,119 @@
+"""Answers on their way into the prediction log: durable in time, or counted and told."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Final, TypeVar
+
+import structlog
+
+from onesheet.errors import LogUnavailableError
+from onesheet.predictionlog import Feedback, GroupWriter, LoggedPrediction, PredictionLog
+
+if TYPE_CHECKING:
+    from structlog.typing import FilteringBoundLogger
+
+    from onesheet.monitoring.metrics import Metrics
+    from onesheet.settings import Settings
+
+_RETENTION_SECONDS: Final = 3600
+
+_Result = TypeVar("_Result")
+
+logger: FilteringBoundLogger = structlog.get_logger(__name__)
+
+
+class Recorder:
+    """The prediction log as a running service sees it: it may be away, at the start and later.
+
+    Args:
+        settings: Where the log is, how long it may take, what happens without it, and how long answers are kept.
+        metrics: Told of answers that could not be written.
+    """
+
+    def __init__(self, settings: Settings, metrics: Metrics) -> None:
+        self._settings = settings
+        self._metrics = metrics
+        self._log = PredictionLog(settings.log_url)
+        self._prepared = False
+        self._writer = GroupWriter(self._append)
+
+    def prepare(self) -> None:
+        """See to the tables, once.
+
+        Raises:
+            LogUnavailableError: The database is not there; the next answer tries again.
+        """
+        if not self._prepared:
+            self._log.migrate()
+            self._prepared = True
+
+    async def keep(self, record: LoggedPrediction) -> bool:
+        """Have an answer in the log, in the time that the settings allow.
+
+        Returns:
+            Whether it is there; False where the log is down and the settings say to answer all the same.
+
+        Raises:
+            LogUnavailableError: The log is down, and the settings say to refuse.
+        """
+        try:
+            async with asyncio.timeout(self._settings.log_seconds):
+                await asyncio.wrap_future(self._writer.submit(record))
+        except (LogUnavailableError, TimeoutError) as error:
+            self._metrics.log_failures.inc()
+            reason = "it does not answer" if isinstance(error, TimeoutError) else str(error.__cause__ or error)
+            logger.warning("not in the prediction log", reason=reason)
+            if self._settings.log_failure == "refuse":
+                raise error if isinstance(error, LogUnavailableError) else LogUnavailableError() from error
+            return False
+        return True
+
+    def keep_later(self, record: LoggedPrediction) -> Future[None]:
+        """Have a record written that nobody waits for; the future raises LogUnavailableError where it could not be."""
+        return self._writer.submit(record)
+
+    async def keep_feedback(self, feedback: Feedback) -> None:
+        """Keep what somebody says of an answer.
+
+        Raises:
+            UnknownPredictionError: There is no such answer.
+            LogUnavailableError: The log is down.
+        """
+        await asyncio.to_thread(self._log.add_feedback, feedback)
+
+    async def forget_old_answers(self) -> None:
+        """Remove answers when they reach the age that the settings name; until cancelled."""
+        days = self._settings.log_retention_days
+        while days is not None:
+            moment, removed = datetime.now(UTC) - timedelta(days=days), 0
+            try:
+                await _to_its_end(self.prepare)
+                while some := await _to_its_end(self._log.delete_some_before, moment):
+                    removed += some
+                logger.info("old answers removed from the prediction log", removed=removed)
+            except LogUnavailableError as error:
+                logger.warning("old answers not removed from the prediction log", reason=str(error.__cause__))
+            await asyncio.sleep(_RETENTION_SECONDS)
+
+    def close(self) -> None:
+        """Write what is waiting, then leave the database."""
+        self._writer.close()
+        self._log.close()
+
+    def _append(self, predictions: Sequence[LoggedPrediction]) -> None:
+        self.prepare()
+        self._log.append(predictions)
+
+
+async def _to_its_end(function: Callable[..., _Result], *arguments: object) -> _Result:
+    """Call in a thread; a cancellation waits for it, because nothing stops a thread."""
+    call = asyncio.ensure_future(asyncio.to_thread(function, *arguments))
+    try:
+        return await asyncio.shield(call)
+    except asyncio.CancelledError:
+        await asyncio.wait([call])
+        raise
