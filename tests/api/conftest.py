@@ -11,12 +11,13 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, closing, contextmanager, redirect_stderr, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import httpx
 import pytest
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
     from onesheet.predictionlog import LoggedPrediction
     from onesheet.predictor import Predictor
 
+
+_Found = TypeVar("_Found")
 
 # Debian keeps the server's programs beside the path.
 _FOLDERS = (*sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True),)
@@ -63,9 +66,6 @@ class Postgres:
             self._port = listener.getsockname()[1]
         if os.geteuid() == 0:  # it refuses to run as root
             shutil.chown(folder, "postgres")
-            for parent in folder.parents:
-                if parent.stat().st_uid == 0 and parent != Path("/"):
-                    parent.chmod(parent.stat().st_mode | 0o711)
         self._run("initdb", "-A", "trust", "-U", "onesheet", "-E", "UTF8", "--no-sync")
 
     @property
@@ -176,14 +176,15 @@ def read_log(restored_logging: None) -> Callable[[], list[dict[str, Any]]]:
 
 
 @pytest.fixture(scope="session")
-def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
+def postgres() -> Iterator[Postgres]:
     """A real PostgreSQL."""
     programs = find_postgres()
     if programs is None:
         if os.environ.get("ONESHEET_REQUIRE_ALL") == "1":
             pytest.fail("PostgreSQL is not installed")
         pytest.skip("PostgreSQL is not installed")
-    with Postgres(programs, tmp_path_factory.mktemp("postgres")) as started:
+    # Not below pytest's folder, which another run of the tests closes to all other users.
+    with tempfile.TemporaryDirectory(prefix="postgres-") as folder, Postgres(programs, Path(folder)) as started:
         yield started
 
 
@@ -272,10 +273,15 @@ main()
 
     def wait_for_workers(self, number: int) -> None:
         """Returns when so many listen; one is enough for the service to be ready."""
-        deadline = time.monotonic() + 30
-        while sum(self.connections(pid, "LISTEN") > 0 for pid in self.workers()) < number:
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
+        eventually(lambda: sum(self.connections(pid, "LISTEN") > 0 for pid in self.workers()) >= number)
+
+    def wait_for_models(self, version: str, number: int) -> None:
+        """Returns when so many bundles of this version have been loaded."""
+        eventually(
+            lambda: (
+                sum(line["event"] == "model ready" and line["version"] == version for line in self.lines()) >= number
+            )
+        )
 
     def logged(self) -> list[LoggedPrediction]:
         """The answers in its prediction log."""
@@ -299,14 +305,17 @@ main()
         self.process.wait()
 
     def _first_line(self, event: str) -> dict[str, Any]:
-        deadline = time.monotonic() + 30
-        while time.monotonic() < deadline and self.process.poll() is None:
-            for line in self.log().splitlines(keepends=True):
-                if line.startswith("{") and line.endswith("\n") and (found := json.loads(line))["event"] == event:
-                    return found
-            time.sleep(0.02)
-        self.kill()
-        raise TimeoutError(self.log())
+        def found() -> dict[str, Any] | None:
+            assert self.process.poll() is None, self.log()
+            said = [line for line in self.log().splitlines(keepends=True) if line.startswith("{")]
+            lines = [json.loads(line) for line in said if line.endswith("\n")]
+            return next((line for line in lines if line["event"] == event), None)
+
+        try:
+            return eventually(found)
+        except BaseException:
+            self.kill()
+            raise
 
 
 class Load:
@@ -346,10 +355,8 @@ class Load:
 
     def wait_for(self, answers: int, status: int = 200) -> None:
         """Returns when so many more have come with this status."""
-        enough, deadline = self.statuses.count(status) + answers, time.monotonic() + 30
-        while self.statuses.count(status) < enough:
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
+        enough = self.statuses.count(status) + answers
+        eventually(lambda: self.statuses.count(status) >= enough)
 
     def stop(self) -> None:
         """Waits for the answers that are under way."""
@@ -371,17 +378,30 @@ def load() -> Iterator[Callable[..., Load]]:
         one.stop()
 
 
+def eventually(condition: Callable[[], _Found | None], seconds: float = 30) -> _Found:
+    """Ask again and again until the answer is true; that answer."""
+    deadline = time.monotonic() + seconds
+    while not (found := condition()):
+        if time.monotonic() > deadline:
+            raise TimeoutError
+        time.sleep(0.02)
+    return found
+
+
 def wait_until_ready(url: str) -> None:
     """Returns when the model of a server answers."""
-    deadline = time.monotonic() + 30
-    while time.monotonic() < deadline:
-        try:
-            if httpx.get(f"{url}/readyz").status_code == 200:
-                return
-        except httpx.TransportError:
-            pass
-        time.sleep(0.05)
-    raise TimeoutError(url)
+
+    def ready() -> bool:
+        with suppress(httpx.TransportError):
+            return httpx.get(f"{url}/readyz").status_code == 200
+        return False
+
+    eventually(ready)
+
+
+@pytest.fixture(name="eventually")
+def _eventually() -> Callable[..., Any]:
+    return eventually
 
 
 @pytest.fixture(name="wait_until_ready")

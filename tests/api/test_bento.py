@@ -7,7 +7,6 @@ import os
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import httpx
@@ -88,7 +87,7 @@ def test_another_bundle_is_taken_by_all_its_processes(server, next_bundle, make_
         f"{server.url}/admin/model", json={"bundle": str(next_bundle)}, headers={"Authorization": f"Bearer {OPERATOR}"}
     )
     assert answer.json() == {"name": "tiny", "version": "2.0.0"}
-    time.sleep(1.5)
+    server.wait_for_models("2.0.0", 2)
     versions = [
         httpx.post(f"{server.url}/predict", files={"file": make_poster()}).json()["model"]["version"] for _ in range(20)
     ]

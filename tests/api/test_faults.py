@@ -65,16 +65,13 @@ def test_a_store_that_goes_and_comes_back_loses_no_answer(serving, load, make_po
 
 
 def test_while_the_store_is_away_all_are_answered_and_counted_if_the_settings_say_so(
-    serving, load, make_poster, postgres, postgres_log_url
+    serving, load, make_poster, postgres, postgres_log_url, eventually
 ):
     server = serving(LOG_URL=postgres_log_url, LOG_FAILURE="answer")
     clients = load(server.url, make_poster())
     clients.wait_for(20)
     postgres.stop()
-    deadline = time.monotonic() + 20
-    while clients.ids.count(None) < 20:
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    eventually(lambda: clients.ids.count(None) >= 20)
     postgres.start()
     clients.wait_for(50)
     clients.stop()
@@ -153,7 +150,7 @@ def test_a_full_disk_loses_no_answer(serving, load, make_poster, tmp_path):
 
 
 def test_a_bundle_that_is_damaged_during_the_swap_leaves_the_old_one_answering(
-    serving, load, make_poster, tiny_bundle, next_bundle
+    serving, load, make_poster, tiny_bundle, next_bundle, eventually
 ):
     server = serving(WORKERS="2", ADMIN_TOKEN=OPERATOR)
     server.wait_for_workers(2)
@@ -182,7 +179,7 @@ def test_a_bundle_that_is_damaged_during_the_swap_leaves_the_old_one_answering(
     (next_bundle / "model.onnx").write_bytes(whole)
     assert swap(next_bundle) == 200
     shutil.rmtree(next_bundle)  # it is nobody's business any more
-    time.sleep(1.5)
+    eventually(lambda: {kept.model_version for kept in server.logged()[-50:]} == {"2.0.0"})
     before = len(server.logged())
     clients.wait_for(30)
     clients.stop()
@@ -240,14 +237,11 @@ def test_a_length_that_lies_ends_in_a_refusal(serving, headers, body, status):
     assert server.mistakes() == []
 
 
-def test_a_client_that_leaves_in_the_middle_is_noted_and_nothing_more(serving):
+def test_a_client_that_leaves_in_the_middle_is_noted_and_nothing_more(serving, eventually):
     server = serving()
     head = b"POST /predict HTTP/1.1\r\nHost: x\r\n" + FORM + b"Content-Length: 100000\r\n\r\n"
     exchange(server, head + PART, close=True)
-    deadline = time.monotonic() + 10
-    while not any(line.get("status") == 499 for line in server.lines()):
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    eventually(lambda: any(line.get("status") == 499 for line in server.lines()))
     assert all(line["level"] == "info" for line in server.lines())
     assert server.logged() == []
 

@@ -22,7 +22,7 @@ def logged_ids(server) -> set[str]:
     return {str(kept.id) for kept in server.logged()}
 
 
-def test_a_killed_worker_is_replaced_and_no_answer_is_lost_from_the_log(serving, load, make_poster):
+def test_a_killed_worker_is_replaced_and_no_answer_is_lost_from_the_log(serving, load, make_poster, eventually):
     server = serving(WORKERS="2")
     server.wait_for_workers(2)
     before = server.workers()
@@ -30,10 +30,7 @@ def test_a_killed_worker_is_replaced_and_no_answer_is_lost_from_the_log(serving,
     clients.wait_for(50)
     os.kill(before[0], signal.SIGKILL)
     clients.wait_for(200)
-    deadline = time.monotonic() + 20
-    while len(server.workers()) < 2 or before[0] in server.workers():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    eventually(lambda: len(server.workers()) == 2 and before[0] not in server.workers())
     clients.wait_for(50)
     clients.stop()
 
@@ -91,10 +88,7 @@ def test_sighup_loads_the_bundle_again_and_drops_nothing(serving, load, make_pos
     clients = load(server.url, make_poster())
     clients.wait_for(20)
     server.process.send_signal(signal.SIGHUP)
-    deadline = time.monotonic() + 20
-    while sum(line["event"] == "model ready" for line in server.lines()) < 2 * int(workers):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    server.wait_for_models("1.2.3", 2 * int(workers))
     clients.wait_for(20)
     clients.stop()
 
