@@ -16,7 +16,7 @@ from onesheet.data.manifest import MANIFEST_FILE, Manifest, read_manifest
 from onesheet.errors import ExportError
 from onesheet.evaluation.baselines import baselines
 from onesheet.evaluation.calibration import calibrated, fit_platt
-from onesheet.evaluation.metrics import multilabel_metrics
+from onesheet.evaluation.metrics import multilabel_metrics, reliability_bins
 from onesheet.evaluation.thresholds import thresholds_for_f1, thresholds_for_precision
 from onesheet.export.card import model_card
 from onesheet.export.graph import BundleGraph, to_onnx
@@ -225,7 +225,11 @@ def _saving(
 
 def _measure(probabilities: NDArray[np.float32], manifest: Manifest, thresholds: NDArray[np.float64]) -> dict[str, Any]:
     decisions = probabilities >= thresholds.astype(np.float32)
-    return multilabel_metrics(probabilities, manifest.targets(), decisions, manifest.genres)
+    targets = manifest.targets()
+    return {
+        **multilabel_metrics(probabilities, targets, decisions, manifest.genres),
+        "reliability": reliability_bins(probabilities, targets),
+    }
 
 
 def _metadata(
