@@ -164,6 +164,8 @@ def _tiny_reference() -> bytes:
     table = pa.table(
         {
             "id": ["tt0000001", "tt0000002"],
+            "title": ["The Bright One", None],
+            "genres": [["Comedy", "Romance"], ["Drama"]],
             "probabilities": random.random((2, len(GENRES))).tolist(),
             "embedding": random.normal(size=(2, EMBEDDING)).tolist(),
         }

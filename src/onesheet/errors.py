@@ -269,4 +269,21 @@ class MissingExtraError(OnesheetError):
     """A command needs an extra that is not installed."""
 
     code = "missing_extra"
+    status = 501
     title = "Extra not installed"
+
+
+class ApiError(OnesheetError):
+    """The API that the web page asks does not answer as it should; the message says what to do."""
+
+    code = "api_error"
+    status = 502
+    title = "The API did not answer"
+
+
+class ApiUnavailableError(ApiError):
+    """It is away or has too much to do; later the same question may be answered."""
+
+    code = "api_unavailable"
+    status = 503
+    title = "The API is not available"

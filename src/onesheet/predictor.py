@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar, cast, overload
 
 import numpy as np
 
-from onesheet.bundle import STARTER, Bundle, BundleMetadata, Precision, load_bundle
+from onesheet.bundle import CARD_FILE, REFERENCE_FILE, STARTER, Bundle, BundleMetadata, Precision, load_bundle
 from onesheet.errors import BundleCorruptError, ImageError, InvalidRequestError
 from onesheet.image import DEFAULT_LIMITS, ImageLimits, ImageSource, Picture, load_picture
 
@@ -75,7 +75,8 @@ class Predictor:
     """A verified bundle, ready to answer; safe to share between threads.
 
     Each picture or batch runs on one thread, which is the fastest way to use a CPU with this kind of network; several
-    run side by side in `predict` of a list, in `predict_each`, and in a server's worker threads.
+    run side by side in `predict` of a list, in `predict_each`, and in a server's worker threads. `reference` and
+    `card` are the bundle's `reference.parquet`, as it is, and `MODEL_CARD.md`.
 
     Args:
         bundle: The model and everything that travels with it.
@@ -96,6 +97,8 @@ class Predictor:
         precision: Precision = "fp32",
     ) -> None:
         self.metadata = bundle.metadata
+        self.reference = bundle.files[REFERENCE_FILE]
+        self.card = bundle.files[CARD_FILE].decode(errors="replace")
         self.limits = limits
         self.threads = threads or usable_cores()
         self._session = open_session(bundle.graph(precision))

@@ -38,6 +38,8 @@ LIGHT_MODULES = [
     if any(f"{name}.".startswith(f"onesheet.{light}.") for light in LIGHT)
     and ".migrations." not in name  # Alembic runs
 ]
+# Used where it is installed; without it, one route of the API says so and the others answer.
+OPTIONAL = {"onesheet.similar": {"pyarrow", "pyarrow.parquet"}}
 # BentoML itself brings fsspec, and its service reads the settings when it is imported.
 BENTOML_MODULES = ("onesheet.serving.bento", "onesheet.serving.bento_app")
 
@@ -80,7 +82,7 @@ def reachable(name: str) -> set[str]:
         module = waiting.pop()
         if module not in seen:
             seen.add(module)
-            waiting += direct_imports(module) if module in MODULES else []
+            waiting += direct_imports(module) - OPTIONAL.get(module, set()) if module in MODULES else []
     return seen
 
 

@@ -11,7 +11,7 @@ from typing import Any, Final
 from uuid import UUID
 
 import numpy as np
-from sqlalchemy import Connection, Engine, Select, create_engine, delete, event, func, select
+from sqlalchemy import Connection, Engine, Row, Select, create_engine, delete, event, func, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
@@ -163,6 +163,15 @@ class PredictionLog:
         query = select(FEEDBACK).where(FEEDBACK.c.prediction_id.in_(ids)).order_by(FEEDBACK.c.id)
         with _available(), self._engine.connect() as connection:
             return {row.prediction_id: tuple(row.genres) for row in connection.execute(query)}
+
+    def rows(self, query: Select[Any]) -> Iterator[Row[Any]]:
+        """What a query over the tables of `schema` finds, in bounded memory.
+
+        Raises:
+            LogUnavailableError: The database cannot be read.
+        """
+        with _available(), self._engine.connect() as connection:
+            yield from connection.execution_options(yield_per=_BATCH).execute(query)
 
     def delete(self, ids: Sequence[UUID]) -> int:
         """Remove answers and what was said of them.

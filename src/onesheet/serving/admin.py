@@ -20,8 +20,8 @@ from onesheet.serving.problems import (
     problem_response,
     problem_responses,
 )
-from onesheet.serving.routes import operation_id
 from onesheet.serving.schemas import ModelId, SwapBody
+from onesheet.serving.uploads import operation_id
 
 
 async def _require_admin_port(request: Request) -> None:
@@ -70,4 +70,4 @@ async def swap_model(request: Request, body: SwapBody) -> ModelId | Response:
         predictor = await request.app.state.service.replace(body.bundle)
     except BundleError as error:
         return problem_response(BUNDLE_REFUSED, error.message, request.scope)
-    return ModelId(name=predictor.metadata.name, version=predictor.metadata.version)
+    return ModelId.of(predictor)

@@ -21,6 +21,8 @@ from onesheet.serving.choice import SharedChoice
 from onesheet.serving.context import HEADER, PROBES, RequestContext
 from onesheet.serving.fetch import FetchLimits, ImageFetcher
 from onesheet.serving.guard import Guard
+from onesheet.serving.insight_routes import router as insights
+from onesheet.serving.insights import Insights
 from onesheet.serving.limits import BodyLimit
 from onesheet.serving.problems import (
     BODY_TOO_LARGE,
@@ -95,10 +97,11 @@ def create_app(
         max_bytes=settings.max_upload_bytes, max_bytes_at_once=settings.max_upload_bytes_at_once
     )
     app.state.fetcher = None
+    app.state.insights = Insights(service.recorder.log)
     install_problem_handlers(app)
     # Not included as routers, which FastAPI looks through anew for every request, and before its own pages of
     # documentation: a quarter less time for a request that does little.
-    app.router.routes[:0] = [*router.routes, *admin.routes]
+    app.router.routes[:0] = [*router.routes, *insights.routes, *admin.routes]
     return app
 
 
@@ -178,6 +181,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     await asyncio.wait([forgetting])
     if state.fetcher:
         await state.fetcher.close()
+    await asyncio.to_thread(state.insights.close)
     await state.service.stop()
     if state.tracing:
         await asyncio.to_thread(state.tracing.close)

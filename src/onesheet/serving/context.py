@@ -29,7 +29,10 @@ CLIENT_LEFT: Final = 499
 PROBES: Final = frozenset({"/livez", "/readyz", "/health", "/metrics"})
 # Asked with pictures; those of BentoML's clients too.
 PICTURES: Final = frozenset(
-    {"/predict", "/predict/batch", "/bento/predict", "/bento/predict_url", "/bento/predict_many"}
+    {
+        *("/predict", "/predict/batch", "/explain", "/similar"),
+        *("/bento/predict", "/bento/predict_url", "/bento/predict_many"),
+    }
 )
 # Below this, operators.
 ADMIN: Final = "/admin/"

@@ -27,7 +27,7 @@ logger: FilteringBoundLogger = structlog.get_logger(__name__)
 
 
 class Recorder:
-    """The prediction log as a running service sees it: it may be away, at the start and later.
+    """The prediction log (`log`) as a running service sees it: it may be away, at the start and later.
 
     Args:
         settings: Where the log is, how long it may take, what happens without it, and how long answers are kept.
@@ -37,7 +37,7 @@ class Recorder:
     def __init__(self, settings: Settings, metrics: Metrics) -> None:
         self._settings = settings
         self._metrics = metrics
-        self._log = PredictionLog(settings.log_url)
+        self.log = PredictionLog(settings.log_url)
         self._prepared = False
         self._writer = GroupWriter(self._append)
 
@@ -48,7 +48,7 @@ class Recorder:
             LogUnavailableError: The database is not there; the next answer tries again.
         """
         if not self._prepared:
-            self._log.migrate()
+            self.log.migrate()
             self._prepared = True
 
     async def keep(self, record: LoggedPrediction) -> bool:
@@ -83,7 +83,7 @@ class Recorder:
             UnknownPredictionError: There is no such answer.
             LogUnavailableError: The log is down.
         """
-        await asyncio.to_thread(self._log.add_feedback, feedback)
+        await asyncio.to_thread(self.log.add_feedback, feedback)
 
     async def forget_old_answers(self) -> None:
         """Remove answers when they reach the age that the settings name; until cancelled."""
@@ -92,7 +92,7 @@ class Recorder:
             moment, removed = datetime.now(UTC) - timedelta(days=days), 0
             try:
                 await _to_its_end(self.prepare)
-                while some := await _to_its_end(self._log.delete_some_before, moment):
+                while some := await _to_its_end(self.log.delete_some_before, moment):
                     removed += some
                 logger.info("old answers removed from the prediction log", removed=removed)
             except LogUnavailableError as error:
@@ -102,11 +102,11 @@ class Recorder:
     def close(self) -> None:
         """Write what is waiting, then leave the database."""
         self._writer.close()
-        self._log.close()
+        self.log.close()
 
     def _append(self, predictions: Sequence[LoggedPrediction]) -> None:
         self.prepare()
-        self._log.append(predictions)
+        self.log.append(predictions)
 
 
 async def _to_its_end(function: Callable[..., _Result], *arguments: object) -> _Result:

@@ -4,40 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import Annotated, Any, Final
 
-from fastapi import APIRouter, Depends, Query, Request
-from starlette.exceptions import HTTPException
-from starlette.responses import JSONResponse
+from fastapi import APIRouter, Query, Request
+from starlette.responses import JSONResponse, Response
 
 from onesheet.errors import (
-    BundleCorruptError,
-    BundleNotFoundError,
-    BundleSchemaError,
-    CorruptImageError,
-    EmptyImageError,
     ImageError,
-    ImageShapeError,
-    ImageTooLargeError,
     InvalidRequestError,
     LogUnavailableError,
-    NotAnImageError,
-    NotReadyError,
     OverloadedError,
     UnknownPredictionError,
-    UnsupportedImageError,
-    UrlFetchError,
-    UrlNotAllowedError,
 )
-from onesheet.serving.body import BodyReader, Upload, media_type, require
-from onesheet.serving.fetch import ImageFetcher
-from onesheet.serving.problems import (
-    BODY_TOO_LARGE,
-    MALFORMED_BODY,
-    REQUEST_TIMEOUT,
-    UNSUPPORTED_MEDIA_TYPE,
-    problem_responses,
-)
+from onesheet.serving.body import Upload, require
+from onesheet.serving.problems import MALFORMED_BODY, problem_responses
 from onesheet.serving.schemas import (
     BatchAnswer,
     BatchItem,
@@ -50,84 +30,36 @@ from onesheet.serving.schemas import (
     PredictAnswer,
     Readiness,
 )
-from onesheet.serving.service import Answered, PredictionService
-
-if TYPE_CHECKING:
-    from fastapi.routing import APIRoute
-
-
-def operation_id(route: APIRoute) -> str:
-    """Clients generated from the OpenAPI document name their methods after this."""
-    return route.name
-
+from onesheet.serving.service import Answered
+from onesheet.serving.uploads import (
+    BAD_BODY,
+    BAD_PICTURE,
+    FILE,
+    MULTIPART,
+    NO_MODEL,
+    POSTER_BODY,
+    Service,
+    operation_id,
+    read_poster,
+)
 
 router = APIRouter(generate_unique_id_function=operation_id)
 
-_MULTIPART: Final = "multipart/form-data"
-_JSON: Final = "application/json"
-# Of a form with several files the last one of the right name counts, as it always has.
-_MAX_FILES: Final = 8
-_NO_MODEL: Final = (NotReadyError, BundleNotFoundError, BundleCorruptError, BundleSchemaError)
-_BAD_BODY: Final = (
-    MALFORMED_BODY,
-    REQUEST_TIMEOUT,
-    BODY_TOO_LARGE,
-    UNSUPPORTED_MEDIA_TYPE,
-    InvalidRequestError,
-)
-_BAD_PICTURE: Final = (
-    EmptyImageError,
-    NotAnImageError,
-    CorruptImageError,
-    ImageTooLargeError,
-    UnsupportedImageError,
-    ImageShapeError,
-)
-
-_FILE: Final = {"type": "string", "format": "binary", "description": "JPEG, PNG, WebP or GIF, told by content."}
-_PREDICT_BODY: Final = {
-    "requestBody": {
-        "required": True,
-        "content": {
-            _MULTIPART: {"schema": {"type": "object", "required": ["file"], "properties": {"file": _FILE}}},
-            _JSON: {
-                "schema": {
-                    "type": "object",
-                    "required": ["image_url"],
-                    "properties": {
-                        "image_url": {
-                            "type": "string",
-                            "format": "uri",
-                            "description": "https only; where the server allows it.",
-                        }
-                    },
-                }
-            },
-        },
-    }
-}
 _BATCH_BODY: Final = {
     "requestBody": {
         "required": True,
         "content": {
-            _MULTIPART: {
+            MULTIPART: {
                 "schema": {
                     "type": "object",
                     "required": ["files"],
-                    "properties": {"files": {"type": "array", "minItems": 1, "items": _FILE}},
+                    "properties": {"files": {"type": "array", "minItems": 1, "items": FILE}},
                 }
             }
         },
     }
 }
 
-
-async def _get_service(request: Request) -> PredictionService:
-    service: PredictionService = request.app.state.service
-    return service
-
-
-Service = Annotated[PredictionService, Depends(_get_service)]
 Threshold = Annotated[
     float | None,
     Query(
@@ -148,15 +80,13 @@ TopK = Annotated[
     response_model=PredictAnswer,
     tags=["predict"],
     summary="The genres of a poster",
-    openapi_extra=_PREDICT_BODY,
+    openapi_extra=POSTER_BODY,
     responses=problem_responses(
-        *_BAD_PICTURE,
-        *_BAD_BODY,
-        UrlNotAllowedError,
-        UrlFetchError,
+        *BAD_PICTURE,
+        *BAD_BODY,
         OverloadedError,
         LogUnavailableError,
-        *_NO_MODEL,
+        *NO_MODEL,
     ),
 )
 async def predict(request: Request, service: Service, threshold: Threshold = None, topk: TopK = None) -> JSONResponse:
@@ -167,7 +97,7 @@ async def predict(request: Request, service: Service, threshold: Threshold = Non
         # Before anything is read: who would be refused afterwards need not send his picture.
         service.engine.predictor.check_options(threshold, topk)
         async with state.body.room_for(request):
-            upload = await _poster(request, state.body, state.fetcher)
+            upload = await read_poster(request)
             state.metrics.stages["read"].observe(time.perf_counter() - arrived)
             answered = await service.answer(upload, threshold, topk, arrived=arrived, request_id=request.state.id)
     except Exception:
@@ -183,7 +113,7 @@ async def predict(request: Request, service: Service, threshold: Threshold = Non
     tags=["predict"],
     summary="The genres of many posters",
     openapi_extra=_BATCH_BODY,
-    responses=problem_responses(*_BAD_BODY, OverloadedError, *_NO_MODEL),
+    responses=problem_responses(*BAD_BODY, OverloadedError, *NO_MODEL),
 )
 async def predict_batch(
     request: Request, service: Service, threshold: Threshold = None, topk: TopK = None
@@ -192,7 +122,7 @@ async def predict_batch(
     state = request.app.state
     arrived = time.perf_counter()
     service.engine.predictor.check_options(threshold, topk)
-    require(request, _MULTIPART, "send the pictures as multipart/form-data, field `files`")
+    require(request, MULTIPART, "send the pictures as multipart/form-data, field `files`")
 
     async def item(upload: Upload) -> BatchItem:
         try:
@@ -214,7 +144,7 @@ async def predict_batch(
     summary="The true genres of a poster that was answered",
     status_code=201,
     responses=problem_responses(
-        MALFORMED_BODY, UnknownPredictionError, InvalidRequestError, LogUnavailableError, *_NO_MODEL
+        MALFORMED_BODY, UnknownPredictionError, InvalidRequestError, LogUnavailableError, *NO_MODEL
     ),
 )
 async def feedback(service: Service, body: FeedbackBody) -> FeedbackAnswer:
@@ -223,10 +153,22 @@ async def feedback(service: Service, body: FeedbackBody) -> FeedbackAnswer:
     return FeedbackAnswer(prediction_id=body.prediction_id)
 
 
-@router.get("/model", tags=["model"], summary="The model card", responses=problem_responses(*_NO_MODEL))
+@router.get("/model", tags=["model"], summary="The model card", responses=problem_responses(*NO_MODEL))
 async def model_card(service: Service) -> dict[str, Any]:
     """All of the bundle's `bundle.json` but its hashes: data, genres, preprocessing, thresholds, quality."""
     return service.predictor.metadata.summary()
+
+
+@router.get(
+    "/model/card",
+    tags=["model"],
+    summary="The model card in words",
+    response_class=Response,
+    responses={200: {"content": {"text/markdown": {"schema": {"type": "string"}}}}, **problem_responses(*NO_MODEL)},
+)
+async def model_card_text(service: Service) -> Response:
+    """What it was trained on, how good it is for each genre, what it is not for; Markdown."""
+    return Response(service.predictor.card, media_type="text/markdown")
 
 
 @router.get("/health", tags=["health"], summary="How the service is")
@@ -234,7 +176,8 @@ async def health(request: Request, service: Service) -> Health:
     """Always answers 200; `status` says whether the model is there."""
     if service.status != "ok":
         request.app.state.metrics.health_error.inc()
-    return Health(status=service.status, model=_model_id(service), uptime_seconds=round(service.uptime, 3))
+    model = ModelId.of(service.predictor) if service.status == "ok" else None
+    return Health(status=service.status, model=model, uptime_seconds=round(service.uptime, 3))
 
 
 @router.get("/livez", tags=["health"], summary="Liveness probe")
@@ -243,26 +186,11 @@ async def livez() -> Liveness:
     return Liveness()
 
 
-@router.get("/readyz", tags=["health"], summary="Readiness probe", responses=problem_responses(*_NO_MODEL))
+@router.get("/readyz", tags=["health"], summary="Readiness probe", responses=problem_responses(*NO_MODEL))
 async def readyz(service: Service) -> Readiness:
     """Answers 200 while requests are welcome: not before the model is loaded, nor when the service is stopping."""
     service.check_ready()
     return Readiness()
-
-
-async def _poster(request: Request, body: BodyReader, fetcher: ImageFetcher | None) -> Upload:
-    if fetcher is not None and media_type(request) == _JSON:
-        content = await body.json(request)
-        if not isinstance(content, dict) or not isinstance(content.get("image_url"), str):
-            raise InvalidRequestError("image_url: send the address of the picture as a string")
-        return Upload(await fetcher.fetch(content["image_url"]), None)
-    if media_type(request) == _JSON:
-        raise HTTPException(
-            UNSUPPORTED_MEDIA_TYPE.status,
-            "this server fetches no addresses; send the picture as multipart/form-data, field `file`",
-        )
-    require(request, _MULTIPART, "send the picture as multipart/form-data, field `file`")
-    return (await body.files(request, "file", at_most=_MAX_FILES))[-1]
 
 
 def answer_content(answered: Answered, threshold: float | None) -> dict[str, Any]:
@@ -270,10 +198,3 @@ def answer_content(answered: Answered, threshold: float | None) -> dict[str, Any
     prediction_id = str(answered.prediction_id) if answered.prediction_id else None
     content = {"prediction_id": prediction_id, **answered.prediction.to_dict(), "threshold": threshold}
     return {name: content[name] for name in PredictAnswer.model_fields}
-
-
-def _model_id(service: PredictionService) -> ModelId | None:
-    if service.status != "ok":
-        return None
-    metadata = service.predictor.metadata
-    return ModelId(name=metadata.name, version=metadata.version)

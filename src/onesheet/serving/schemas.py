@@ -1,9 +1,14 @@
 """What the API answers, as typed and documented models."""
 
-from typing import Annotated, Literal
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Literal, Self
 from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
+
+if TYPE_CHECKING:
+    from onesheet.predictor import Predictor
 
 _MODEL: dict[str, JsonValue] = {"name": "starter", "version": "1.0.0"}
 
@@ -22,6 +27,11 @@ class ModelId(BaseModel):
 
     name: str = Field(examples=["starter"])
     version: str = Field(examples=["1.0.0"])
+
+    @classmethod
+    def of(cls, predictor: Predictor) -> Self:
+        """The model behind a predictor."""
+        return cls(name=predictor.metadata.name, version=predictor.metadata.version)
 
 
 class PredictAnswer(BaseModel):
@@ -52,6 +62,39 @@ class PredictAnswer(BaseModel):
     threshold: float | None = Field(
         description="The threshold that was asked for; null: the model's own, one for each genre."
     )
+    model: ModelId
+
+
+class GenreExplanation(GenreProbability):
+    """Which parts of a poster speak for a genre."""
+
+    effects: list[list[float]] = Field(
+        description="Rows from top to bottom, in each the parts from left to right: by how much the log-odds of the "
+        "genre fall when this part of the poster is covered. Negative: the part speaks against the genre.",
+        examples=[[[0.02, 0.31], [-0.11, 0.84]]],
+    )
+
+
+class ExplainAnswer(BaseModel):
+    """Why: the genres that were asked for, most probable first."""
+
+    explanations: list[GenreExplanation]
+    model: ModelId
+
+
+class SimilarPoster(BaseModel):
+    """A poster that the model knows."""
+
+    id: str = Field(description="Of the film, as the data name it.", examples=["tt0111161"])
+    title: str | None = Field(description="Null where the bundle does not know it.")
+    genres: list[str] = Field(description="The true ones.")
+    distance: float = Field(ge=0, le=2, description="1 - cosine similarity; 0: the model sees no difference.")
+
+
+class SimilarAnswer(BaseModel):
+    """The known posters that are most like this one, nearest first."""
+
+    similar: list[SimilarPoster]
     model: ModelId
 
 

@@ -1,0 +1,119 @@
+"""What costs more than an answer, or is asked less often: why, what is similar, and what has been asked."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Final, TypeVar
+
+import numpy as np
+
+from onesheet.errors import InvalidRequestError, OverloadedError
+from onesheet.explanation import explain
+from onesheet.predictionlog.activity import summarize
+from onesheet.similar import KnownPosters
+
+if TYPE_CHECKING:
+    from onesheet.explanation import Explanation
+    from onesheet.predictionlog import PredictionLog
+    from onesheet.predictionlog.activity import Activity
+    from onesheet.predictor import Predictor
+    from onesheet.similar import Neighbour
+
+# Each holds its picture in memory, and those before it may take half a second.
+_MOST_WAITING: Final = 16
+_RETRY_AFTER_SECONDS: Final = 5
+# Where the system gives threads a priority of their own; answers come first.
+_NICENESS: Final = 10
+
+_Result = TypeVar("_Result")
+
+
+class Insights:
+    """One at a time, on a thread that leaves the cores to those who answer; a few may wait.
+
+    Args:
+        log: Of the answers.
+    """
+
+    def __init__(self, log: PredictionLog) -> None:
+        self._log = log
+        self._under_way = 0
+        self._known: tuple[Predictor, KnownPosters] | None = None
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="insights", initializer=_step_back)
+
+    async def explain(self, predictor: Predictor, data: bytes) -> Explanation:
+        """What each part of a poster does for each genre.
+
+        Raises:
+            ImageError: The picture cannot be read.
+            OverloadedError: Too many wait.
+        """
+        return await self._run(lambda: explain(predictor, predictor.read(data).pixels))
+
+    async def similar(self, predictor: Predictor, data: bytes, count: int) -> Sequence[Neighbour]:
+        """The known posters that are most like a poster, nearest first.
+
+        Raises:
+            ImageError: The picture cannot be read.
+            MissingExtraError, BundleCorruptError: As `KnownPosters.read` does.
+            OverloadedError: Too many wait.
+        """
+
+        def search() -> list[Neighbour]:
+            _, embeddings = predictor.run(predictor.read(data).pixels[None])
+            return self._posters_of(predictor).nearest(embeddings[0].astype(np.float32), count)
+
+        return await self._run(search)
+
+    async def activity(self, hours: float, buckets: int) -> Activity:
+        """What has been asked and answered in the last hours.
+
+        Raises:
+            InvalidRequestError: They are out of range.
+            LogUnavailableError: The log cannot be read.
+            OverloadedError: Too many wait.
+        """
+        until = datetime.now(UTC)
+        return await self._run(lambda: summarize(self._log, until - timedelta(hours=hours), until, buckets))
+
+    def close(self) -> None:
+        """Finish what is under way."""
+        self._pool.shutdown(cancel_futures=True)
+
+    async def _run(self, work: Callable[[], _Result]) -> _Result:
+        if self._under_way >= _MOST_WAITING:
+            raise OverloadedError(retry_after=_RETRY_AFTER_SECONDS)
+        self._under_way += 1
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._pool, work)
+        finally:
+            self._under_way -= 1
+
+    def _posters_of(self, predictor: Predictor) -> KnownPosters:
+        """Read when they are first asked for, and again after a change of the model."""
+        if self._known is None or self._known[0] is not predictor:
+            self._known = predictor, KnownPosters.read(predictor.reference)
+        return self._known[1]
+
+
+def chosen_genres(predictor: Predictor, named: Sequence[str]) -> list[int]:
+    """The places of some genres in the order of the probabilities; of all where none is named.
+
+    Raises:
+        InvalidRequestError: The model does not know one of them.
+    """
+    if unknown := set(named) - set(predictor.genres):
+        raise InvalidRequestError(f"genre: the model does not know {len(unknown)} of them; see /model")
+    return [place for place, genre in enumerate(predictor.genres) if genre in named or not named]
+
+
+def _step_back() -> None:
+    # Elsewhere a priority is the whole process's.
+    if sys.platform == "linux":
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)
