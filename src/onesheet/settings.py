@@ -58,6 +58,14 @@ class Settings(BaseSettings):
     allow_image_url: bool = Field(False, description="Fetch posters from https addresses that clients name.")
     image_url_seconds: float = Field(5.0, gt=0, description="In which such an address has to answer.")
 
+    api_url: str = Field(
+        "http://127.0.0.1:8000",
+        description="API that the web page asks: its address, or `cloudrun://PROJECT/REGION/SERVICE`.",
+    )
+    api_key: SecretStr | None = Field(None, description="Key that the web page sends to the API.")
+    ui_host: str = Field("127.0.0.1", description="Address that the web page listens on.")
+    ui_port: int = Field(8501, ge=1, le=65535, description="Port of the web page.")
+
     log_url: str = Field(
         "sqlite:///onesheet.db", description="SQLAlchemy URL of the prediction log: SQLite or PostgreSQL."
     )

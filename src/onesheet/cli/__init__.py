@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from onesheet.cli import answers, data, log, models, training
+from onesheet.cli import answers, data, log, models, page, training
 from onesheet.cli.options import EXIT_FAILURE, EXIT_INTERRUPTED, EXIT_USAGE
 from onesheet.console import complain
 from onesheet.errors import ConfigError, InvalidRequestError, OnesheetError
@@ -27,6 +27,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
 )
 app.add_typer(answers.app)
+app.add_typer(page.app)
 app.add_typer(data.app, name="data")
 app.add_typer(training.app)
 app.add_typer(training.runs, name="runs")

@@ -1,0 +1,107 @@
+"""A real browser, and the commands of the web page as processes of their own."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from onesheet.predictionlog import PredictionLog
+
+
+class Site:
+    """`onesheet up`, or another command that prints addresses, until `stop`.
+
+    Args:
+        folder: Its working folder, with its prediction log.
+        arguments: Of `onesheet`.
+        environment: More of it.
+    """
+
+    def __init__(self, folder: Path, *arguments: str, **environment: str) -> None:
+        folder.mkdir(exist_ok=True)
+        self.log_url = f"sqlite:///{folder}/log.db"
+        self.errors = folder / "stderr.log"
+        variables = {**os.environ, "ONESHEET_LOG_URL": self.log_url, **environment}
+        with self.errors.open("ab") as errors:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "onesheet", *arguments],
+                cwd=folder,
+                env=variables,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                text=True,
+            )
+
+    def read_addresses(self, lines: int) -> list[str]:
+        """Those that it prints, once it is ready."""
+        assert self.process.stdout is not None
+        said = [self.process.stdout.readline() for _ in range(lines)]
+        assert all(said), self.errors.read_text()
+        return [re.search(r"http://\S+", line)[0] for line in said]  # type: ignore[index]
+
+    def answers(self) -> int:
+        """How many are in the log."""
+        with closing(PredictionLog(self.log_url)) as log:
+            return log.count()
+
+    def stop(self, how: int = signal.SIGINT) -> int:
+        """Its exit code."""
+        self.process.send_signal(how)
+        code = self.process.wait(30)
+        if self.process.stdout:
+            self.process.stdout.close()
+        return code
+
+
+def free_port() -> int:
+    """Nobody listens there now."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return int(listener.getsockname()[1])
+
+
+@pytest.fixture(name="free_port", scope="session")
+def _free_port() -> Callable[[], int]:
+    return free_port
+
+
+@pytest.fixture(scope="module")
+def start_site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Site]]:
+    """`start_site("up", "--api-port", "8000")`: running, and gone at the end."""
+    started: list[Site] = []
+
+    def start(*arguments: str, folder: Path | None = None, **environment: str) -> Site:
+        started.append(Site(folder or tmp_path_factory.mktemp("site"), *arguments, **environment))
+        return started[-1]
+
+    yield start
+    for site in started:
+        if site.process.poll() is None:
+            site.stop(signal.SIGTERM)
+        elif site.process.stdout:
+            site.process.stdout.close()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """A real Chromium, driven by Playwright."""
+    sync_api = pytest.importorskip("playwright.sync_api")
+    program = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if program is None:
+        if os.environ.get("ONESHEET_REQUIRE_ALL") == "1":
+            pytest.fail("Chromium is not installed")
+        pytest.skip("Chromium is not installed")
+    with sync_api.sync_playwright() as playwright:
+        started = playwright.chromium.launch(executable_path=program, args=["--no-sandbox", "--disable-gpu"])
+        yield started
+        started.close()
