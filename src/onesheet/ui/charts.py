@@ -7,6 +7,9 @@ from typing import Any, Final
 
 import altair as alt
 
+# Altair looks for it among the loaded modules, also while another visitor's thread is still loading it.
+import pandas  # noqa: F401
+
 # One accent; all the rest is grey. Both stand out from white and from black by at least 3 : 1.
 ACCENT: Final = "#0d8f83"
 GREY: Final = "#6f7a88"
