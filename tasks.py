@@ -76,10 +76,16 @@ def bento(c: Context) -> None:
     """Build a bento: `bentoml serve onesheet:latest`, or `bentoml containerize onesheet:latest`, then runs it."""
     c.run("uv build --wheel --out-dir dist")
     c.run(
-        "uv export --frozen --quiet --no-emit-project --no-hashes --extra bento --extra postgres --extra tracing "
-        "--output-file dist/bento-requirements.txt"
+        "uv export --frozen --quiet --no-default-groups --no-emit-project --no-hashes "
+        "--extra bento --extra postgres --extra tracing --output-file dist/bento-requirements.txt"
     )
     c.run("bentoml build deploy/bento")
+
+
+@task
+def screenshots(c: Context) -> None:
+    """Take the pictures of docs/ anew: the tests of the web page do, in a real browser."""
+    c.run("pytest -n 0 -q tests/e2e/test_page.py", env={"ONESHEET_SCREENSHOTS": str(Path("docs/images").absolute())})
 
 
 @task(lint, types, test)

@@ -18,6 +18,9 @@ import pytest
 
 from onesheet.predictionlog import PredictionLog
 
+# The camera shows a test picture, and nobody has to allow it.
+_FLAGS = ["--no-sandbox", "--disable-gpu", "--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]
+
 
 class Site:
     """`onesheet up`, or another command that prints addresses, until `stop`.
@@ -102,6 +105,6 @@ def browser() -> Iterator[Any]:
             pytest.fail("Chromium is not installed")
         pytest.skip("Chromium is not installed")
     with sync_api.sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=program, args=["--no-sandbox", "--disable-gpu"])
+        started = playwright.chromium.launch(executable_path=program, args=_FLAGS)
         yield started
         started.close()

@@ -84,7 +84,7 @@ def screenshot(page, name):
     """For the documentation, where it is asked for."""
     if folder := os.environ.get("ONESHEET_SCREENSHOTS"):
         page.wait_for_timeout(1500)  # fonts and charts
-        page.screenshot(path=Path(folder, f"page-{name}.png"))
+        page.screenshot(path=Path(folder, f"page-{name}.jpg"), quality=85)
 
 
 def poster_of(number):
@@ -190,6 +190,15 @@ def test_pictures_and_links_can_be_pasted(visit):
     page.wait_for_timeout(500)
     page.get_by_test_id("stChatInputSubmitButton").click()
     page.get_by_text("1 posters answered, 1 could not be read").wait_for()
+
+
+def test_a_poster_can_be_photographed(site, visit):
+    page = visit(permissions=["camera"])
+    choose(page, "Camera")
+    before = site.answers()
+    page.get_by_role("button", name="Take Photo").click()
+    page.get_by_text("Answered by the model").wait_for()
+    assert site.answers() == before + 1
 
 
 def test_why_is_painted_over_the_poster(visit):

@@ -29,6 +29,7 @@ def genres(probabilities: Mapping[str, float], thresholds: Mapping[str, float], 
             "genre": genre,
             "probability": value,
             "threshold": thresholds[genre],
+            "end": max(value, thresholds[genre]),
             "said": "reaches its threshold" if value >= thresholds[genre] else "stays below",
         }
         for genre, value in list(probabilities.items())[:count]
@@ -47,7 +48,7 @@ def genres(probabilities: Mapping[str, float], thresholds: Mapping[str, float], 
     )
     marks = base.mark_tick(thickness=2, size=20, color="#d97706").encode(x="threshold:Q")
     numbers = base.mark_text(align="left", dx=6, color=GREY).encode(
-        x="probability:Q", text=alt.Text("probability:Q", format=".0%")
+        x="end:Q", text=alt.Text("probability:Q", format=".0%")
     )
     return (bars + marks + numbers).properties(height=_ROW * len(rows) + 100)
 
@@ -73,7 +74,7 @@ def quality(rows: Sequence[Mapping[str, Any]]) -> alt.LayerChart:
             alt.Tooltip("high:Q", format=".0%"),
         ],
     )
-    return (lines + points).properties(height=20 * len(rows) + 40)
+    return (lines + points).properties(height=24 * len(rows) + 40)
 
 
 def calibration(bins: Sequence[Mapping[str, Any]]) -> alt.LayerChart:
