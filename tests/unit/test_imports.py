@@ -149,6 +149,13 @@ def test_nothing_imports_the_command_line(name: str) -> None:
     assert "onesheet.cli" not in direct_imports(name)
 
 
+@pytest.mark.parametrize("name", [name for name in MODULES if name.startswith("onesheet.ui")])
+def test_the_web_page_asks_the_api_and_never_the_model(name: str) -> None:
+    forbidden = ("onesheet.predictor", "onesheet.bundle", "onesheet.serving", "onesheet.predictionlog", "onnxruntime")
+
+    assert not [module for module in direct_imports(name) if module.startswith(forbidden)]
+
+
 def test_what_serves_loads_nothing_that_trains(home: Path) -> None:
     code = """
 import importlib, json, sys

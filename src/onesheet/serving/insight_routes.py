@@ -28,11 +28,11 @@ Buckets = Annotated[int, Query(ge=1, le=500, description="Into how many equal sp
 async def explain(
     request: Request,
     service: Service,
-    genre: Annotated[list[str], Query(description="Only these, as `/model` names them; default: all.")] = [],  # noqa: B006  FastAPI copies it
+    genre: Annotated[list[str] | None, Query(description="Only these, as `/model` names them; default: all.")] = None,
 ) -> ExplainAnswer:
     """Covers one part after the other and asks the model again, so it takes as long as a hundred answers."""
     predictor = service.predictor
-    places = chosen_genres(predictor, genre)
+    places = chosen_genres(predictor, genre or [])
     async with request.app.state.body.room_for(request):
         upload = await read_poster(request)
         found = await _insights(request).explain(predictor, upload.data)
