@@ -196,6 +196,8 @@ def test_a_poster_can_be_photographed(site, visit):
     page = visit(permissions=["camera"])
     choose(page, "Camera")
     before = site.answers()
+    page.wait_for_function("document.querySelector('video')?.readyState >= 3")
+    page.wait_for_timeout(1000)  # a first picture
     page.get_by_role("button", name="Take Photo").click()
     page.get_by_text("Answered by the model").wait_for()
     assert site.answers() == before + 1
