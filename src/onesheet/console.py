@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def read_settings(**options: Any) -> Settings:
-    """Settings from the environment, with a command's options on top.
+    """Settings from the environment, with a command's options on top; those that are None were not given.
 
     Raises:
         InvalidRequestError: A value is out of its range.
@@ -25,7 +25,7 @@ def read_settings(**options: Any) -> Settings:
     from onesheet.settings import Settings
 
     try:
-        return Settings(**options)
+        return Settings(**{name: value for name, value in options.items() if value is not None})
     except ValidationError as error:
         first = error.errors()[0]
         name = "_".join(str(part) for part in first["loc"]).upper()

@@ -20,6 +20,7 @@ import httpx
 from onesheet.errors import OnesheetError
 from onesheet.load import run_load, upload_request
 from onesheet.predictor import usable_cores
+from onesheet.processes import stop
 
 _WARM_UP_SECONDS: Final = 1.0
 # From a process' loaded model to its open port.
@@ -211,12 +212,7 @@ def running_service(environment: Mapping[str, str], *options: str) -> Iterator[R
             workers = int(environment.get("ONESHEET_WORKERS", "1"))
             yield RunningService(_wait_until_ready(process, stderr, workers), process.pid)
         finally:
-            process.terminate()
-            try:
-                process.wait(_STOP_SECONDS)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+            stop(process, _STOP_SECONDS)
 
 
 def _wait_until_ready(process: subprocess.Popen[bytes], stderr: Path, workers: int) -> str:

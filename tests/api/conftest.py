@@ -198,6 +198,14 @@ def log_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 
 @pytest.fixture
+def log(log_url: str) -> Iterator[PredictionLog]:
+    """An empty prediction log, in either kind of database."""
+    with closing(PredictionLog(log_url)) as opened:
+        opened.migrate()
+        yield opened
+
+
+@pytest.fixture
 def postgres_log_url(postgres: Postgres) -> Iterator[str]:
     """The address of an empty prediction log in PostgreSQL."""
     yield postgres.url

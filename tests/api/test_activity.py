@@ -42,14 +42,6 @@ def answer(minutes: float, predicted: tuple[str, ...] = ("Drama",), **fields) ->
     return LoggedPrediction(**{**usual, **fields})
 
 
-@pytest.fixture
-def log(log_url):
-    opened = PredictionLog(log_url)
-    opened.migrate()
-    yield opened
-    opened.close()
-
-
 def test_of_an_empty_log_all_parts_are_there_and_say_nothing(log):
     activity = summarize(log, NOON, NOON + HOUR, 3)
     starts = [NOON + timedelta(minutes=minutes) for minutes in (0, 20, 40)]

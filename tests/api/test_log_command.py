@@ -42,14 +42,6 @@ def prediction(hours: float, version: str = "1") -> LoggedPrediction:
 
 
 @pytest.fixture
-def log(log_url):
-    opened = PredictionLog(log_url)
-    opened.migrate()
-    yield opened
-    opened.close()
-
-
-@pytest.fixture
 def filled(log):
     kept = [prediction(hours, version="1" if hours < 10 else "2") for hours in range(20)]
     log.append(kept)

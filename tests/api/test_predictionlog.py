@@ -43,14 +43,6 @@ def answer(**fields) -> LoggedPrediction:
     return LoggedPrediction(**{**usual, **fields})
 
 
-@pytest.fixture
-def log(log_url):
-    opened = PredictionLog(log_url)
-    opened.migrate()
-    yield opened
-    opened.close()
-
-
 def test_an_answer_comes_back_as_it_was(log):
     given = answer(threshold=0.4, time=datetime(2026, 3, 1, 1, tzinfo=UTC))
     log.append([given])

@@ -62,16 +62,15 @@ def test_a_client_that_leaves_in_the_middle_does_no_harm(serving, make_poster):
     assert [line["status"] for line in server.lines() if line.get("path") == "/predict"] == [499, 200]
 
 
-def free_port() -> int:
-    with closing(socket.create_server(("127.0.0.1", 0))) as listener:
-        return listener.getsockname()[1]
-
-
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
-def test_it_returns_normally_and_leaves_the_signals_as_they_were(restored_logging, settings, wait_until_ready, how):
+def test_it_returns_normally_and_leaves_the_signals_as_they_were(
+    restored_logging, settings, wait_until_ready, eventually, free_port, how
+):
     port = free_port()
 
     def stop_when_ready() -> None:
+        # Another test may have taken the port, and its server may be the one that is ready.
+        eventually(lambda: signal.getsignal(how) not in before)
         wait_until_ready(f"http://127.0.0.1:{port}")
         os.kill(os.getpid(), how)
 
@@ -84,7 +83,7 @@ def test_it_returns_normally_and_leaves_the_signals_as_they_were(restored_loggin
 
 
 def test_what_is_under_way_is_finished_before_it_stops(
-    restored_logging, settings, make_poster, monkeypatch, wait_until_ready
+    restored_logging, settings, make_poster, monkeypatch, wait_until_ready, free_port
 ):
     port, serving, busy, statuses = free_port(), threading.Event(), threading.Event(), []
     run = Predictor.run

@@ -6,7 +6,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -65,17 +64,6 @@ class Site:
         if self.process.stdout:
             self.process.stdout.close()
         return code
-
-
-def free_port() -> int:
-    """Nobody listens there now."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
-
-
-@pytest.fixture(name="free_port", scope="session")
-def _free_port() -> Callable[[], int]:
-    return free_port
 
 
 @pytest.fixture(scope="module")

@@ -93,8 +93,7 @@ def serve(
     from onesheet.serving import serve as serve_with_fastapi
     from onesheet.serving.bento_server import serve_with_bentoml
 
-    given = {"bundle": bundle, "precision": precision, "host": host, "port": port, "workers": workers}
-    settings = read_settings(**{name: value for name, value in given.items() if value is not None})
+    settings = read_settings(bundle=bundle, precision=precision, host=host, port=port, workers=workers)
     (serve_with_bentoml if engine == "bentoml" else serve_with_fastapi)(settings)
 
 

@@ -24,8 +24,7 @@ def up(
     """Start API and web page together; Ctrl-C stops both."""
     from onesheet.ui.launch import run_both
 
-    given = {"host": host, "ui_host": host, "port": api_port, "ui_port": ui_port, "bundle": bundle}
-    settings = read_settings(**{name: value for name, value in given.items() if value is not None})
+    settings = read_settings(host=host, ui_host=host, port=api_port, ui_port=ui_port, bundle=bundle)
     typer.echo("Starting API and web page ...", err=True)
     run_both(settings, lambda api, page: typer.echo(f"Web page: {page}\nAPI:      {api} ({api}/docs)"))
 
@@ -46,6 +45,5 @@ def ui(
     """Start the web page alone."""
     from onesheet.ui.launch import run_page
 
-    given = {"api_url": api, "ui_host": host, "ui_port": port}
-    settings = read_settings(**{name: value for name, value in given.items() if value is not None})
+    settings = read_settings(api_url=api, ui_host=host, ui_port=port)
     run_page(settings, lambda page: typer.echo(f"Web page: {page}"))

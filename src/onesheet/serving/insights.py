@@ -15,13 +15,12 @@ import numpy as np
 
 from onesheet.errors import InvalidRequestError, OverloadedError
 from onesheet.explanation import explain
-from onesheet.predictionlog.activity import summarize
+from onesheet.predictionlog import summarize
 from onesheet.similar import KnownPosters
 
 if TYPE_CHECKING:
     from onesheet.explanation import Explanation
-    from onesheet.predictionlog import PredictionLog
-    from onesheet.predictionlog.activity import Activity
+    from onesheet.predictionlog import Activity, PredictionLog
     from onesheet.predictor import Predictor
     from onesheet.similar import Neighbour
 

@@ -18,11 +18,13 @@ from typing import Final
 import httpx
 
 from onesheet.errors import MissingExtraError, NotReadyError, OnesheetError
+from onesheet.processes import stop
 from onesheet.settings import Settings
 from onesheet.ui.address import find_api
 
 _START_SECONDS: Final = 90
 _STOP_SECONDS: Final = 10
+_ANSWER_SECONDS: Final = 2
 _POLL_SECONDS: Final = 0.1
 _PAGE: Final = Path(__file__).with_name("page.py")
 
@@ -149,12 +151,7 @@ def _running(command: list[str], environment: Mapping[str, str]) -> Iterator[sub
     try:
         yield process
     finally:
-        process.terminate()
-        try:
-            process.wait(_STOP_SECONDS)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        stop(process, _STOP_SECONDS)
 
 
 @contextmanager
@@ -174,17 +171,21 @@ def _ended_by_sigterm() -> Iterator[None]:
 def _wait_until(process: subprocess.Popen[bytes], url: str, what: str) -> None:
     deadline = time.monotonic() + _START_SECONDS
     while process.poll() is None and time.monotonic() < deadline:
-        try:
-            response = httpx.get(url, timeout=2, trust_env=False)
-        except httpx.HTTPError:
-            pass  # not yet
-        else:
-            if response.is_success:
-                return
-            if _is_final(response):
-                raise OnesheetError(f"{what} cannot answer: {response.json()['detail']}")
+        response = _ask(url)
+        if response is not None and response.is_success:
+            return
+        if response is not None and _is_final(response):
+            raise OnesheetError(f"{what} cannot answer: {response.json()['detail']}")
         time.sleep(_POLL_SECONDS)
     raise OnesheetError(f"{what} did not start; what it said stands above")
+
+
+def _ask(url: str) -> httpx.Response | None:
+    """None while nobody listens there yet."""
+    try:
+        return httpx.get(url, timeout=_ANSWER_SECONDS, trust_env=False)
+    except httpx.HTTPError:
+        return None
 
 
 def _is_final(response: httpx.Response) -> bool:
