@@ -264,6 +264,7 @@ def test_the_model_is_described(visit):
     page.get_by_text("Recall: of the posters of this genre").wait_for()
     page.get_by_text("The whole model card").click()
     page.get_by_text("What it is not for").first.wait_for()
+    assert page.locator("h1").count() == 1
 
 
 def test_on_a_phone_nothing_sticks_out(visit):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import Any, Final
 
 import streamlit as st
@@ -26,7 +27,8 @@ def show() -> None:
         _calibration(bins, quality["n"])
     st.header("In words", anchor=False)
     with st.expander("The whole model card: what it was trained on, and what it is not for"):
-        st.markdown(session.client().card())
+        # Its title is this page's.
+        st.markdown(re.sub(r"\A# .*\n", "", session.client().card()))
 
 
 def wilson(successes: float, trials: int) -> tuple[float, float]:
