@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import shutil
+from functools import partial
 
 import anyio
 import pytest
 from pydantic import SecretStr
 
-from onesheet.serving import create_app
+from onesheet.serving import create_app, service
 from onesheet.serving.choice import SharedChoice
 
 pytestmark = pytest.mark.anyio
@@ -112,6 +113,35 @@ async def test_processes_of_one_service_follow_each_other(settings, predictor, c
         with anyio.fail_after(5):
             while {await version(one), await version(other)} != {"1.2.3"}:
                 await anyio.sleep(0.05)
+
+
+async def test_what_is_chosen_while_a_process_follows_an_older_choice_is_what_stays(
+    settings, predictor, connect, next_bundle, tmp_path, monkeypatch
+):
+    choice, may_load, following = SharedChoice(tmp_path / "choice"), anyio.Event(), anyio.Event()
+    load = service.load_for_service
+
+    async def load_slowly(ref, settings):
+        loaded = await load(ref, settings)
+        if ref == settings.bundle:
+            following.set()
+            await may_load.wait()
+        return loaded
+
+    monkeypatch.setattr(service, "load_for_service", load_slowly)
+    app = create_app(settings, predictor, choice)
+    async with app.router.lifespan_context(app), connect(app) as client, anyio.create_task_group() as tasks:
+        choice.write(settings.bundle)  # as another process does
+        await following.wait()
+        swap = partial(client.post, "/admin/model", json={"bundle": str(next_bundle)}, headers=TOKEN)
+        tasks.start_soon(swap)
+        await anyio.sleep(0.5)
+        may_load.set()
+        with anyio.fail_after(5):
+            while await version(client) != "2.0.0":
+                await anyio.sleep(0.02)
+        await anyio.sleep(0.2)
+        assert await version(client) == "2.0.0"
 
 
 async def test_what_was_chosen_stays_as_it_was_whatever_becomes_of_the_original(

@@ -129,9 +129,10 @@ class PredictionService:
             await self._start_shadow(self._settings.shadow_bundle)
         while self._choice is not None:
             await asyncio.sleep(_WATCH_SECONDS)
-            if ref := self._chosen():
-                with suppress(BundleError), self._counted():
-                    self._use(await load_for_service(ref, self._settings))
+            async with self._replacing:  # else what is loaded here could replace what is chosen meanwhile
+                if ref := self._chosen():
+                    with suppress(BundleError), self._counted():
+                        self._use(await load_for_service(ref, self._settings))
 
     async def wait_until_loaded(self, seconds: float) -> None:
         """Wait, not for ever, until the first bundle is there or has failed."""
