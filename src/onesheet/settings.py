@@ -76,6 +76,20 @@ class Settings(BaseSettings):
     log_retention_days: float | None = Field(
         None, gt=0, description="Answers older than this are removed from the log, once an hour; default: never."
     )
+    keep_pictures: str | None = Field(
+        None,
+        description="Folder where pictures that were answered are kept for the next training, by their hash; it may be "
+        "a mounted bucket; default: none are.",
+    )
+    feedback_for_training: bool = Field(
+        False, description="Feedback, and the pictures it is about, may be used for training."
+    )
+    drift_hours: float = Field(7 * 24, gt=0, description="Length of the window that `onesheet watch` compares.")
+    drift_every_hours: float = Field(
+        24, ge=0, description="How often `onesheet watch` compares by itself; 0: only when it is asked to."
+    )
+    drift_host: str = Field("127.0.0.1", description="Address that `onesheet watch` listens on.")
+    drift_port: int = Field(8002, ge=0, le=65535, description="Its port; 0 takes any free one.")
     shadow_bundle: str | None = Field(None, description="Bundle that scores the same pictures, for the log only.")
 
     api_keys: str = Field(

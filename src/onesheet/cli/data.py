@@ -1,4 +1,4 @@
-"""`onesheet data`: get the posters, build the manifest, describe it."""
+"""`onesheet data`: get the posters, also from what people said of answers; build the manifest; describe it."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ from typing import Annotated
 
 import typer
 
-from onesheet.cli.options import PROCESSED, RAW, ProcessedOption, RawOption
+from onesheet.cli.log import SinceOption, UntilOption, UrlOption, open_log
+from onesheet.cli.options import PROCESSED, RAW, BundleOption, ProcessedOption, RawOption
 from onesheet.console import complain, extra, printable, progress, read_settings
+from onesheet.errors import InvalidRequestError
 
 app = typer.Typer(no_args_is_help=True, help="Get the posters; build the manifest; describe it.")
 
@@ -39,6 +41,54 @@ def fetch(
     typer.echo(f"{out}: {receipt.files} files, {receipt.bytes / 1e6:.1f} MB, {receipt.rows} labelled rows")
     if receipt.missing:
         complain(f"{receipt.missing} labelled posters are missing at the source")
+
+
+@app.command(epilog="Example: onesheet data from-log --base data/raw, then: onesheet data prepare --raw data/feedback")
+def from_log(
+    out: Annotated[Path, typer.Option(help="Folder to make.")] = Path("data/feedback"),
+    images: Annotated[
+        Path | None,
+        typer.Option(
+            exists=True,
+            file_okay=False,
+            help="Folder with the pictures, under any names. (default: ONESHEET_KEEP_PICTURES)",
+        ),
+    ] = None,
+    base: Annotated[
+        Path | None, typer.Option(help="Folder with train.csv and Images/ to add to. (default: feedback alone)")
+    ] = None,
+    since: SinceOption = None,
+    until: UntilOption = None,
+    url: UrlOption = None,
+    bundle: BundleOption = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace an earlier set of this kind.")] = False,
+) -> None:
+    """Make labelled posters of what people said of answers, where the settings say that they agreed to it.
+
+    Each picture counts once, and a genre is true if more than half of those say so who spoke of it. The posters that
+    the bundle was judged by are left out.
+    """
+    with extra("data"):
+        from onesheet.data.from_log import describe
+        from onesheet.data.from_log import from_log as run_from_log
+    from onesheet.bundle import load_bundle
+    from onesheet.predictionlog import open_pictures
+
+    settings = read_settings()
+    if not settings.feedback_for_training:
+        raise InvalidRequestError(
+            "feedback is not for training: set ONESHEET_FEEDBACK_FOR_TRAINING=true if those who gave it agreed"
+        )
+    pictures = images or open_pictures(settings.keep_pictures)
+    if pictures is None:
+        raise InvalidRequestError("no pictures are kept: set ONESHEET_KEEP_PICTURES, or name a folder with --images")
+    model = load_bundle(bundle or settings.bundle)
+    with open_log(url) as log, progress("Looking at pictures") as advance:
+        counts = run_from_log(
+            log, out, model, pictures, base=base, since=since, until=until, force=force, on_picture=advance
+        )
+    typer.echo(f"{out}: {counts.taken} posters of feedback" + (f", {counts.base} films of {base}" if base else ""))
+    typer.echo(f"left out: {describe(counts)}")
 
 
 @app.command(epilog="Example: onesheet data prepare --seed 7")

@@ -20,27 +20,39 @@ app = typer.Typer(no_args_is_help=True, help="Export the prediction log; remove 
 UrlOption = Annotated[
     str | None, typer.Option(help="SQLAlchemy URL of the log. (default: ONESHEET_LOG_URL or sqlite:///onesheet.db)")
 ]
+
+
+def _in_utc(moment: datetime | None) -> datetime | None:
+    return moment and moment.replace(tzinfo=UTC)
+
+
 _MOMENTS = ["%Y-%m-%d", "%Y-%m-%dT%H:%M", "%Y-%m-%dT%H:%M:%S"]
+SinceOption = Annotated[
+    datetime | None, typer.Option(formats=_MOMENTS, callback=_in_utc, help="The first moment, UTC.")
+]
+UntilOption = Annotated[
+    datetime | None, typer.Option(formats=_MOMENTS, callback=_in_utc, help="The moment after the last, UTC.")
+]
 
 
 @app.command(epilog="Example: onesheet log export gs://my-bucket/november.parquet --since 2026-11-01")
 def export(
     out: Annotated[str, typer.Argument(metavar="OUT", help="A Parquet file to write, here or at gs://BUCKET/FILE.")],
-    since: Annotated[datetime | None, typer.Option(formats=_MOMENTS, help="The first moment, UTC.")] = None,
-    until: Annotated[datetime | None, typer.Option(formats=_MOMENTS, help="The moment after the last, UTC.")] = None,
+    since: SinceOption = None,
+    until: UntilOption = None,
     model_version: Annotated[str | None, typer.Option(help="Only the answers of this version.")] = None,
     url: UrlOption = None,
 ) -> None:
     """Write answers and feedback to a Parquet file, in bounded memory."""
     with extra("data"):
         from onesheet.monitoring.log_export import export_parquet
-    with _log(url) as log, progress("Exporting") as advance:
+    with open_log(url) as log, progress("Exporting") as advance:
         total = log.count()
         rows = export_parquet(
             log,
             out,
-            since=since and since.replace(tzinfo=UTC),
-            until=until and until.replace(tzinfo=UTC),
+            since=since,
+            until=until,
             model_version=model_version,
             on_rows=lambda rows: advance(rows, total),
         )
@@ -52,8 +64,8 @@ def delete(
     ids: Annotated[list[UUID], typer.Argument(metavar="ID", help="A prediction_id; several are welcome.")],
     url: UrlOption = None,
 ) -> None:
-    """Remove answers, and what was said of them."""
-    with _log(url) as log:
+    """Remove answers, what was said of them, and the kept pictures that no other answer is about."""
+    with open_log(url) as log:
         typer.echo(f"{log.delete(ids)} answers removed")
 
 
@@ -62,16 +74,24 @@ def prune(
     older_than_days: Annotated[float, typer.Option(min=0, help="Age from which on an answer goes.")],
     url: UrlOption = None,
 ) -> None:
-    """Remove answers of more than an age, and what was said of them."""
-    with _log(url) as log:
+    """Remove answers of more than an age, what was said of them, and the kept pictures that no other is about."""
+    with open_log(url) as log:
         removed = log.delete_before(datetime.now(UTC) - timedelta(days=older_than_days))
         typer.echo(f"{removed} answers removed")
 
 
 @contextmanager
-def _log(url: str | None) -> Iterator[PredictionLog]:
-    from onesheet.predictionlog import PredictionLog
+def open_log(url: str | None) -> Iterator[PredictionLog]:
+    """The prediction log at an address, or else the one that the settings name, with its kept pictures.
 
-    with closing(PredictionLog(url or read_settings().log_url, must_exist=True)) as log:
+    Raises:
+        LogUnavailableError: There is none, or it cannot be reached.
+        InvalidRequestError: The address is none.
+    """
+    from onesheet.predictionlog import PredictionLog, open_pictures
+
+    settings = read_settings()
+    pictures = open_pictures(settings.keep_pictures)
+    with closing(PredictionLog(url or settings.log_url, must_exist=True, pictures=pictures)) as log:
         log.migrate()
         yield log

@@ -74,17 +74,7 @@ class Staging:
         """Give the finished data set its final name; an earlier one of that name is removed afterwards."""
         self._keep_only({*names, RECEIPT_FILE})
         self.write(RECEIPT_FILE, _to_json(receipt.to_dict()))
-        if not self._out.exists():
-            self.path.rename(self._out)
-            return
-        aside = Path(tempfile.mkdtemp(prefix=f".{self._out.name}.", dir=self._out.parent))
-        earlier = self._out.rename(aside / self._out.name)
-        try:
-            self.path.rename(self._out)
-        except OSError:
-            earlier.rename(self._out)
-            raise
-        shutil.rmtree(aside)
+        put_in_place(self.path, self._out)
 
     def _left_by(self) -> str | None:
         """The source of what is here; None if nothing is."""
@@ -101,6 +91,21 @@ class Staging:
         for path in [*self.path.iterdir(), *(self.path / IMAGES_FOLDER).iterdir()]:
             if path.is_file() and path.relative_to(self.path).as_posix() not in names:
                 path.unlink()
+
+
+def put_in_place(made: Path, out: Path) -> None:
+    """Give a finished folder its final name; an earlier one of that name is removed afterwards."""
+    if not out.exists():
+        made.rename(out)
+        return
+    aside = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+    earlier = out.rename(aside / out.name)
+    try:
+        made.rename(out)
+    except OSError:
+        earlier.rename(out)
+        raise
+    shutil.rmtree(aside)
 
 
 @contextmanager

@@ -80,9 +80,19 @@ class Metrics:
         self.log_failures = Counter(
             "onesheet_log_failures", "Answers that could not be written to the prediction log.", registry=registry
         )
+        self.pictures_not_kept = Counter(
+            "onesheet_pictures_not_kept", "Pictures that were answered and could not be kept.", registry=registry
+        )
         self.model = Gauge(
             "onesheet_model_info",
             "1 for the model that answers.",
+            ["name", "version"],
+            multiprocess_mode="livemax",
+            registry=registry,
+        )
+        self.model_created = Gauge(
+            "onesheet_model_created_timestamp_seconds",
+            "When the model that answers was exported.",
             ["name", "version"],
             multiprocess_mode="livemax",
             registry=registry,

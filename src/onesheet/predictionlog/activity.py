@@ -156,7 +156,7 @@ def _tally(
     light = (PREDICTIONS.c.time, PREDICTIONS.c.latency_ms, PREDICTIONS.c.predicted, PREDICTIONS.c.probabilities)
     query = select(*light, MODELS.c.name, MODELS.c.version).join(MODELS)
     tallies, models = [_Tally() for _ in starts], Counter[str]()
-    for row in log.rows(query.where(window, _sampled(PREDICTIONS.c.id, share))):
+    for row in log.rows(query.where(window, sampled(PREDICTIONS.c.id, share))):
         tally = tallies[bisect_right(starts, row.time) - 1]
         tally.latencies.append(row.latency_ms)
         tally.confidences.append(float(np.frombuffer(row.probabilities, "<f4").max()))
@@ -196,7 +196,7 @@ def _said(log: PredictionLog, window: ColumnElement[bool], share: float) -> Iter
     answer, subject = PREDICTIONS.c.id, FEEDBACK.c.prediction_id
     query = select(PREDICTIONS.c.predicted, FEEDBACK.c.genres).join(FEEDBACK, subject == answer)
     # Whichever table the database begins with, it can leave out most of it at once.
-    for row in log.rows(query.where(window, is_last, _sampled(answer, share), _sampled(subject, share))):
+    for row in log.rows(query.where(window, is_last, sampled(answer, share), sampled(subject, share))):
         yield set(row.predicted), set(row.genres)
 
 
@@ -210,7 +210,7 @@ def _share(rows: int) -> float:
     return min(1.0, _MOST / rows) if rows else 1.0
 
 
-def _sampled(column: ColumnElement[UUID], share: float) -> ColumnElement[bool]:
+def sampled(column: ColumnElement[UUID], share: float) -> ColumnElement[bool]:
     """A share of all answers, without bias and the same at each call.
 
     Their ids are uuid4, whose first 48 bits are random: a share of them lies below that share of the numbers of

@@ -32,7 +32,7 @@ STATISTICS: Final = (
 
 @dataclass(frozen=True, slots=True)
 class LoggedPrediction:
-    """One answer. The picture itself is not kept.
+    """One answer. The picture itself is not in the log.
 
     Attributes:
         id: The `prediction_id` that the client got.

@@ -84,9 +84,10 @@ PREDICTIONS: Final = Table(
     *_statistics(),
     Column("latency_ms", Float, nullable=False),
     Column("file_name", String(255)),
-    Column("content_sha256", String(64), nullable=False),
+    Column("content_sha256", String(64), nullable=False, index=True),
     Column("request_id", String(64)),
-    Index(None, "time"),
+    # Who counts answers need not look at them.
+    Index(None, "time", "role", "model_id"),
 )
 
 FEEDBACK: Final = Table(
@@ -96,4 +97,16 @@ FEEDBACK: Final = Table(
     Column("prediction_id", Uuid, nullable=False, index=True),
     Column("time", UtcDateTime, nullable=False),
     Column("genres", JSON, nullable=False),
+)
+
+DRIFT_RUNS: Final = Table(
+    "drift_runs",
+    METADATA,
+    Column("id", Uuid, primary_key=True),
+    Column("time", UtcDateTime, nullable=False, index=True),
+    Column("model_name", String(200), nullable=False),
+    Column("model_version", String(200), nullable=False),
+    Column("verdict", String(20), nullable=False),
+    Column("result", JSON, nullable=False),
+    Column("report", LargeBinary, comment="HTML, compressed with zlib; of the latest runs only"),
 )

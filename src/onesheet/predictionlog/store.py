@@ -3,20 +3,34 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
+from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 from uuid import UUID
 
 import numpy as np
-from sqlalchemy import Connection, Engine, Row, Select, create_engine, delete, event, func, select
+from sqlalchemy import (
+    Connection,
+    Engine,
+    Executable,
+    Row,
+    Select,
+    create_engine,
+    delete,
+    event,
+    exists,
+    func,
+    select,
+)
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 
 from onesheet.errors import InvalidRequestError, LogUnavailableError, MissingExtraError, UnknownPredictionError
+from onesheet.predictionlog.pictures import PictureFolder
 from onesheet.predictionlog.records import STATISTICS, Feedback, LoggedPrediction
 from onesheet.predictionlog.schema import FEEDBACK, MODELS, PREDICTIONS
 
@@ -41,6 +55,7 @@ class PredictionLog:
     Args:
         url: An SQLAlchemy URL, such as `sqlite:///onesheet.db` or `postgresql://user:password@host/database`.
         must_exist: Make no new SQLite file.
+        pictures: The kept ones; those that no other answer is about go when answers are removed.
 
     Raises:
         LogUnavailableError: There is no file, and there must be one.
@@ -48,7 +63,8 @@ class PredictionLog:
         MissingExtraError: PostgreSQL, and its driver is not installed.
     """
 
-    def __init__(self, url: str, *, must_exist: bool = False) -> None:
+    def __init__(self, url: str, *, must_exist: bool = False, pictures: PictureFolder | None = None) -> None:
+        self._pictures = pictures
         self._engine = _create_engine(url)
         database = self._engine.url.database or ""
         if must_exist and self._engine.dialect.name == "sqlite" and not Path(database).is_file():
@@ -173,46 +189,67 @@ class PredictionLog:
         with _available(), self._engine.connect() as connection:
             yield from connection.execution_options(yield_per=_BATCH).execute(query)
 
+    def write(self, *statements: Executable) -> None:
+        """Change what the tables of `schema` hold, in one transaction.
+
+        Raises:
+            LogUnavailableError: Nothing was changed, or the database did not say.
+        """
+        with _available(), self._engine.begin() as connection:
+            for statement in statements:
+                connection.execute(statement)
+
     def delete(self, ids: Sequence[UUID]) -> int:
-        """Remove answers and what was said of them.
+        """Remove answers, what was said of them, and the kept pictures that no other answer is about.
+
+        Pictures go first: if it is cut off, or a picture cannot be removed, its answers are there to try again.
 
         Returns:
             How many answers were removed.
 
         Raises:
-            LogUnavailableError: The database refuses.
+            LogUnavailableError: The database refuses, or the folder of the pictures does.
         """
+        if self._pictures is not None:
+            with _removable():
+                self._pictures.remove(self._contents_of_only(ids))
         with _available(), self._engine.begin() as connection:
             connection.execute(delete(FEEDBACK).where(FEEDBACK.c.prediction_id.in_(ids)))
             return connection.execute(delete(PREDICTIONS).where(PREDICTIONS.c.id.in_(ids))).rowcount
 
     def delete_before(self, moment: datetime) -> int:
-        """Remove all answers older than a moment, and what was said of them.
+        """Remove all answers older than a moment, and what belongs to them.
 
         Returns:
             How many answers were removed.
 
         Raises:
-            LogUnavailableError: The database refuses.
+            LogUnavailableError: As `delete` does.
         """
-        removed = 0
-        # A batch at a time: those who write meanwhile wait for one of them at most.
-        while some := self.delete_some_before(moment):
-            removed += some
-        return removed
+        return sum(self.deleting_before(moment))
 
-    def delete_some_before(self, moment: datetime) -> int:
-        """Remove one batch of the answers older than a moment, and what was said of them.
+    def deleting_before(self, moment: datetime) -> Iterator[int]:
+        """The same, a batch at each step: those who write meanwhile wait for one of them at most.
 
-        Returns:
-            How many answers were removed; 0 when there are no more.
+        The last steps look for pictures that have been kept since before the moment and that no answer is about: of
+        answers that were removed while their pictures were out of reach, or still on their way.
+
+        Yields:
+            How many answers a step has removed.
 
         Raises:
-            LogUnavailableError: The database refuses.
+            LogUnavailableError: As `delete` does.
         """
         old = select(PREDICTIONS.c.id).where(PREDICTIONS.c.time < moment).limit(_BATCH)
-        ids = self._ids(old)
-        return self.delete(ids) if ids else 0
+        while ids := self._ids(old):
+            yield self.delete(ids)
+        if self._pictures is None:
+            return
+        with _removable():
+            kept = self._pictures.contents(before=moment)
+            while some := set(islice(kept, _BATCH)):
+                self._pictures.remove(some - self._known(some))
+                yield 0
 
     def close(self) -> None:
         """Close all connections."""
@@ -221,6 +258,18 @@ class PredictionLog:
     def _ids(self, query: Select[tuple[UUID]]) -> list[UUID]:
         with _available(), self._engine.connect() as connection:
             return [row.id for row in connection.execute(query)]
+
+    def _contents_of_only(self, ids: Sequence[UUID]) -> set[str]:
+        """The pictures that these answers are about, and no other."""
+        others = PREDICTIONS.alias()
+        is_shared = exists().where(others.c.content_sha256 == PREDICTIONS.c.content_sha256, others.c.id.not_in(ids))
+        query = select(PREDICTIONS.c.content_sha256).where(PREDICTIONS.c.id.in_(ids), ~is_shared)
+        return {row.content_sha256 for row in self.rows(query)}
+
+    def _known(self, contents: Collection[str]) -> set[str]:
+        """Those of some pictures that there are answers about."""
+        content = PREDICTIONS.c.content_sha256
+        return {row.content_sha256 for row in self.rows(select(content).where(content.in_(contents)).distinct())}
 
     def _model_id(self, connection: Connection, prediction: LoggedPrediction) -> int:
         key = self._model_key(prediction)
@@ -249,6 +298,14 @@ def _available() -> Iterator[None]:
     except SQLAlchemyError as error:
         # What the driver says may name hosts and users; it belongs into the server's log.
         raise LogUnavailableError("the prediction log cannot be reached") from error
+
+
+@contextmanager
+def _removable() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise LogUnavailableError(f"kept pictures cannot be removed: {error.strerror or error}") from error
 
 
 def _create_engine(url: str) -> Engine:

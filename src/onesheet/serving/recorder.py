@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Final, TypeVar
 import structlog
 
 from onesheet.errors import LogUnavailableError
-from onesheet.predictionlog import Feedback, GroupWriter, LoggedPrediction, PredictionLog
+from onesheet.predictionlog import Feedback, GroupWriter, LoggedPrediction, PredictionLog, open_pictures
+from onesheet.serving.keeper import PictureKeeper
 
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
@@ -30,14 +31,17 @@ class Recorder:
     """The prediction log (`log`) as a running service sees it: it may be away, at the start and later.
 
     Args:
-        settings: Where the log is, how long it may take, what happens without it, and how long answers are kept.
-        metrics: Told of answers that could not be written.
+        settings: Where the log is, how long it may take, what happens without it, how long answers are kept, and
+            whether their pictures are.
+        metrics: Told of answers that could not be written, and of pictures.
     """
 
     def __init__(self, settings: Settings, metrics: Metrics) -> None:
         self._settings = settings
         self._metrics = metrics
-        self.log = PredictionLog(settings.log_url)
+        pictures = open_pictures(settings.keep_pictures)
+        self._pictures = PictureKeeper(pictures, metrics) if pictures else None
+        self.log = PredictionLog(settings.log_url, pictures=pictures)
         self._prepared = False
         self._writer = GroupWriter(self._append)
 
@@ -51,8 +55,12 @@ class Recorder:
             self.log.migrate()
             self._prepared = True
 
-    async def keep(self, record: LoggedPrediction) -> bool:
-        """Have an answer in the log, in the time that the settings allow.
+    async def keep(self, record: LoggedPrediction, picture: bytes) -> bool:
+        """Have an answer in the log, in the time that the settings allow; then its picture, where they say so, later.
+
+        Args:
+            record: What the log keeps.
+            picture: As it was encoded.
 
         Returns:
             Whether it is there; False where the log is down and the settings say to answer all the same.
@@ -70,6 +78,8 @@ class Recorder:
             if self._settings.log_failure == "refuse":
                 raise error if isinstance(error, LogUnavailableError) else LogUnavailableError() from error
             return False
+        if self._pictures is not None:
+            self._pictures.offer(record.content_sha256, picture)
         return True
 
     def keep_later(self, record: LoggedPrediction) -> Future[None]:
@@ -86,13 +96,14 @@ class Recorder:
         await asyncio.to_thread(self.log.add_feedback, feedback)
 
     async def forget_old_answers(self) -> None:
-        """Remove answers when they reach the age that the settings name; until cancelled."""
+        """Remove answers, and their pictures, when they reach the age that the settings name; until cancelled."""
         days = self._settings.log_retention_days
         while days is not None:
             moment, removed = datetime.now(UTC) - timedelta(days=days), 0
             try:
                 await _to_its_end(self.prepare)
-                while some := await _to_its_end(self.log.delete_some_before, moment):
+                steps = self.log.deleting_before(moment)
+                while (some := await _to_its_end(next, steps, None)) is not None:
                     removed += some
                 logger.info("old answers removed from the prediction log", removed=removed)
             except LogUnavailableError as error:
@@ -102,6 +113,8 @@ class Recorder:
     def close(self) -> None:
         """Write what is waiting, then leave the database."""
         self._writer.close()
+        if self._pictures is not None:
+            self._pictures.close()
         self.log.close()
 
     def _append(self, predictions: Sequence[LoggedPrediction]) -> None:

@@ -203,7 +203,7 @@ class PredictionService:
         answer = await asyncio.wrap_future(self.engine.submit(upload.data, threshold, top_k))
         record = _record(answer, upload, threshold, time.perf_counter() - arrived, request_id)
         writing = time.perf_counter()
-        kept = await self.recorder.keep(record)
+        kept = await self.recorder.keep(record, upload.data)
         self._measure(answer, log_seconds=time.perf_counter() - writing)
         if self._shadow is not None and kept:
             self._shadow.offer(upload.data, record)
@@ -271,7 +271,9 @@ class PredictionService:
                 patience=settings.patience_seconds,
             )
             self._metrics.queue_depth.set_function(lambda: self._engine.waiting if self._engine else 0)
-        self._metrics.model.labels(predictor.metadata.name, predictor.metadata.version).set(1)
+        metadata = predictor.metadata
+        self._metrics.model.labels(metadata.name, metadata.version).set(1)
+        self._metrics.model_created.labels(metadata.name, metadata.version).set(metadata.created.timestamp())
 
 
 def _default_threads(workers: int) -> int:
