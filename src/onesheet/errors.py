@@ -211,6 +211,14 @@ class UnknownPredictionError(OnesheetError):
     title = "No such prediction"
 
 
+class UnknownDriftRunError(OnesheetError):
+    """Nothing was compared, or not under this id."""
+
+    code = "unknown_drift_run"
+    status = 404
+    title = "No such comparison"
+
+
 # ---------------------------------------------------------------------------------------- the working bench
 
 

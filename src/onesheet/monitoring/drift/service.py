@@ -1,0 +1,152 @@
+"""The drift service: compares when it is asked to and at regular times, and tells Prometheus what was found last."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, closing, suppress
+from datetime import UTC, datetime, timedelta
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Annotated, Any
+
+import structlog
+import uvicorn
+from fastapi import FastAPI, Query, Response
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, generate_latest
+
+from onesheet.bundle import load_bundle
+from onesheet.errors import OnesheetError, OverloadedError, UnknownDriftRunError
+from onesheet.log import configure_logging
+from onesheet.monitoring.drift.metrics import LatestRun
+from onesheet.monitoring.drift.run import find_drift
+from onesheet.predictionlog import DriftRuns, PredictionLog
+from onesheet.serving.problems import install_problem_handlers, problem_responses
+from onesheet.serving.server import address_of, listen
+
+if TYPE_CHECKING:
+    from structlog.typing import FilteringBoundLogger
+
+    from onesheet.settings import Settings
+
+logger: FilteringBoundLogger = structlog.get_logger(__name__)
+
+
+class Watch:
+    """Makes one comparison at a time.
+
+    Args:
+        log: Of the answers.
+        settings: The bundle, and how long a window is.
+    """
+
+    def __init__(self, log: PredictionLog, settings: Settings) -> None:
+        self._log, self._settings = log, settings
+        self._busy = threading.Lock()
+        self.registry = CollectorRegistry()
+        self.registry.register(LatestRun(log))
+        self._failures = Counter("onesheet_drift_failures", "Comparisons that failed.", registry=self.registry)
+
+    def run(self, hours: float | None = None) -> dict[str, Any]:
+        """Compare the last hours, or as many as the settings say, with the bundle's reference.
+
+        Raises:
+            OverloadedError: One is under way.
+            OnesheetError: As `find_drift` and `load_bundle` do.
+        """
+        if not self._busy.acquire(blocking=False):
+            raise OverloadedError("a comparison is under way; ask for the latest in a moment", retry_after=10)
+        try:
+            until = datetime.now(UTC)
+            since = until - timedelta(hours=hours or self._settings.drift_hours)
+            found = find_drift(self._log, load_bundle(self._settings.bundle), since, until)
+        except Exception:
+            self._failures.inc()
+            raise
+        finally:
+            self._busy.release()
+        logger.info("drift", verdict=found.verdict, n=found.n, summary=found.summary)
+        return found.to_dict()
+
+    async def run_regularly(self, hours: float) -> None:
+        """At once and then every so many hours, until cancelled; a failure is logged and counted."""
+        while True:
+            try:
+                await asyncio.to_thread(self.run)
+            except OverloadedError:
+                logger.info("a comparison is under way already")
+            except OnesheetError as error:
+                logger.error("drift not judged", code=error.code, reason=error.message)
+            except Exception:
+                # Whatever it was, the next one may succeed; the counter of failures has an alert.
+                logger.exception("drift not judged")
+            await asyncio.sleep(hours * 3600)
+
+
+def create_drift_app(settings: Settings, log: PredictionLog) -> FastAPI:
+    """Build the service.
+
+    Args:
+        settings: The bundle, the window, and how often to compare.
+        log: Its tables must be there.
+    """
+    watch = Watch(log, settings)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        hours = settings.drift_every_hours
+        regularly = asyncio.create_task(watch.run_regularly(hours)) if hours else None
+        yield
+        if regularly:
+            regularly.cancel()
+
+    app = FastAPI(title="onesheet drift", version=version("onesheet"), lifespan=lifespan)
+    install_problem_handlers(app)
+
+    @app.post("/drift/run", responses=problem_responses(OverloadedError))
+    def run(hours: Annotated[float | None, Query(gt=0, le=24 * 366)] = None) -> dict[str, Any]:
+        """Compare the last hours with the reference; the result is also kept."""
+        return watch.run(hours)
+
+    @app.get("/drift/latest", responses=problem_responses(UnknownDriftRunError))
+    def latest() -> dict[str, Any]:
+        """What was found last, by whomever."""
+        for found in DriftRuns(log).latest():
+            return found.result
+        raise UnknownDriftRunError("nothing has been compared yet; POST /drift/run does")
+
+    @app.get("/metrics")
+    def metrics() -> Response:
+        """For Prometheus."""
+        return Response(generate_latest(watch.registry), media_type=CONTENT_TYPE_LATEST)
+
+    @app.get("/livez")
+    async def livez() -> dict[str, str]:
+        """Answers as long as the process does."""
+        return {"status": "ok"}
+
+    @app.get("/readyz")
+    def readyz() -> dict[str, str]:
+        """Whether the log can be read."""
+        DriftRuns(log).latest()
+        return {"status": "ok"}
+
+    return app
+
+
+def watch(settings: Settings) -> None:
+    """Serve until SIGTERM or Ctrl-C.
+
+    Raises:
+        OnesheetError: Nothing can listen there, or the log cannot be opened.
+    """
+    configure_logging(settings.log_level, as_json=settings.log_json)
+    with (
+        closing(PredictionLog(settings.log_url)) as log,
+        closing(listen(settings.drift_host, settings.drift_port)) as listener,
+    ):
+        log.migrate()
+        logger.info("listening", url=address_of(listener))
+        config = uvicorn.Config(create_drift_app(settings, log), log_config=None, log_level="warning", access_log=False)
+        with suppress(KeyboardInterrupt):
+            uvicorn.Server(config).run([listener])
