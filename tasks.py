@@ -72,6 +72,20 @@ From the environment, or a `.env` file in the working folder; a command's own op
 
 
 @task
+def monitoring(_: Context) -> None:
+    """Write deploy/gcp/monitoring/ from the rules of Prometheus and the dashboard of Grafana."""
+    from onesheet.cloud.monitoring import documents
+
+    folder = Path("deploy/gcp/monitoring")
+    for old in folder.glob("**/*.json"):
+        old.unlink()
+    (folder / "policies").mkdir(parents=True, exist_ok=True)
+    made = documents(Path("deploy/prometheus/rules/onesheet.yml"), Path("deploy/grafana/dashboards/onesheet.json"))
+    for name, text in made.items():
+        (folder / name).write_text(text, encoding="utf-8")
+
+
+@task
 def bento(c: Context) -> None:
     """Build a bento: `bentoml serve onesheet:latest`, or `bentoml containerize onesheet:latest`, then runs it."""
     c.run("uv build --wheel --out-dir dist")

@@ -1,0 +1,1 @@
+"""Google Cloud: what the house keeps and runs there."""
