@@ -219,6 +219,13 @@ class UnknownDriftRunError(OnesheetError):
     title = "No such comparison"
 
 
+class ReportError(OnesheetError):
+    """A report could not be made."""
+
+    code = "report_failed"
+    title = "No report"
+
+
 # ---------------------------------------------------------------------------------------- the working bench
 
 

@@ -6,6 +6,8 @@ import asyncio
 import io
 import json
 import re
+import sys
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from uuid import uuid4
@@ -20,6 +22,7 @@ from onesheet.bundle import load_bundle, write_bundle
 from onesheet.cli import app as command_line
 from onesheet.errors import BundleCorruptError
 from onesheet.monitoring.drift import find_drift
+from onesheet.monitoring.drift.report import Report
 from onesheet.monitoring.drift.service import create_drift_app
 from onesheet.monitoring.drift.two_samples import domain_classifier
 from onesheet.predictionlog import DriftRun, DriftRuns, Feedback, LoggedPrediction, PredictionLog
@@ -148,8 +151,41 @@ def test_chance_alone_seldom_looks_like_drift(world):
     false = 0
     for _ in range(200):
         reference, current = rng.normal(size=(120, 8)), rng.normal(size=(60, 8))
-        false += domain_classifier(reference.astype(np.float32), current.astype(np.float32))[1] <= 0.05
+        false += domain_classifier(reference.astype(np.float32), current.astype(np.float32)).p_value <= 0.05
     assert 1 <= false <= 20
+
+
+def test_of_many_vectors_a_share_is_looked_at_and_the_answer_says_which(monkeypatch):
+    monkeypatch.setattr("onesheet.monitoring.drift.two_samples._MOST", 100)
+    rng = np.random.default_rng(0)
+    found = domain_classifier(
+        rng.normal(size=(300, 4)).astype(np.float32), 3 + rng.normal(size=(90, 4)).astype(np.float32)
+    )
+    assert found.area > 0.95
+    assert (np.isfinite(found.reference).sum(), np.isfinite(found.current).sum()) == (100, 90)
+    assert np.nanmax(found.reference) < np.mean(found.current)
+
+
+def test_what_is_no_number_is_left_out_and_warned_of(log, world, bundle):
+    answers = world.answers(203)
+    answers[0].embedding[2] = np.nan
+    answers[1].statistics["sharpness"] = float("inf")
+    answers[2] = replace(answers[2], embedding=np.zeros(5, np.float32))  # of another model of this name and version
+    log.append(answers)
+    drift = found(log, bundle)
+
+    assert (drift.verdict, drift.n, drift.pictures, drift.unusable) == ("warning", 203, 200, 3)
+    (column,) = drift.columns
+    assert (column.name, column.kind, column.current) == ("unusable", "quality", pytest.approx(3 / 203))
+    assert all(np.isfinite([other.distance, other.current or 0]).all() for other in drift.watched)
+
+
+def test_only_what_is_no_number_is_not_enough(log, world, bundle):
+    log.append(world.answers(60, embedding=np.full((60, 8), np.nan)))
+    drift = found(log, bundle)
+
+    assert (drift.verdict, drift.pictures, drift.unusable) == ("not enough data", 0, 60)
+    assert "60 more are unusable" in drift.summary
 
 
 def test_the_same_picture_again_and_again_is_one_picture(log, world, bundle):
@@ -252,7 +288,15 @@ def run_command(*arguments: str):
     return CliRunner().invoke(command_line, ["drift", *arguments])
 
 
-def test_the_command_tells_people_and_programs(drifted, tmp_path):
+@pytest.fixture
+def drawn(monkeypatch):
+    """No Evidently: half a minute that one test of it is enough for."""
+    report = Report(b"<html>report</html>", b"{}")
+    monkeypatch.setattr("onesheet.monitoring.drift.run.make_report", lambda *_: report)
+    return report
+
+
+def test_the_command_tells_people_and_programs(drifted, drawn, tmp_path):
     shown = run_command()
     assert shown.exit_code == 0
     assert shown.output.startswith("drift: ")
@@ -263,6 +307,8 @@ def test_the_command_tells_people_and_programs(drifted, tmp_path):
     result = json.loads(answered.stdout)
     assert (result["verdict"], result["n"], result["columns"][0]["name"]) == ("drift", 150, "sharpness")
     assert json.loads((tmp_path / "report/drift.json").read_text()) == result
+    assert (tmp_path / "report/report.html").read_bytes() == drawn.html
+    assert (tmp_path / "report/report.json").read_bytes() == drawn.json
 
 
 def test_a_window_without_answers_fails_nobody(drifted):
@@ -278,11 +324,64 @@ def test_a_moment_that_is_none_is_refused(drifted, since):
     assert "neither" in str(refused.exception)
 
 
+# -------------------------------------------------------------------------------------------------- the report
+
+
+@pytest.mark.slow
+def test_the_report_says_what_the_verdict_says(drifted, world, bundle):
+    drifted.append(world.answers(1, embedding=np.full((1, 8), np.nan)))
+    drift = find_drift(drifted, bundle, NOW - WEEK, NOW, with_report=True)
+    page, result = drift.report.html.decode(), json.loads(drift.report.json)
+
+    assert "<!DOCTYPE html>" in page[:100]
+    assert "sharpness" in page
+    assert "probability:Drama" in page
+    assert not re.search(r"""<(?:script|link|img)[^>]*(?:src|href)=["']?(?:https?:)?//""", page)
+    assert DriftRuns(drifted).report(drift.id) == drift.report.html
+    assert DriftRuns(drifted).latest()[0].has_report
+
+    rates = {one["config"]["column"]: one["value"] for one in result["metrics"] if "column" in one["config"]}
+    watched = {column.name: column.q_value for column in drift.watched if column.kind != "quality"}
+    assert rates == pytest.approx(watched)
+    tests = {test["name"]: test["status"] for test in result["tests"]}
+    drifted = {name.rpartition(" ")[2] for name, status in tests.items() if "Drift for" in name and status == "FAIL"}
+    assert drifted == {"sharpness"}
+    failed = [name for name, status in tests.items() if status == "FAIL" and "Value Drift" not in name]
+    assert any("issing" in name for name in failed), "one number is missing"
+    assert len([name for name in tests if "olumn count" in name.lower() or "number of columns" in name.lower()]) >= 1
+
+
+def test_without_a_report_the_rest_is_found_and_kept(drifted, monkeypatch, tmp_path):
+    monkeypatch.setattr(sys, "executable", "/nowhere/python")
+    answered = run_command("--out", str(tmp_path / "report"))
+
+    assert answered.exit_code != 0
+    assert answered.stdout.startswith("drift: ")
+    assert "report could not be made" in str(answered.exception)
+    assert json.loads((tmp_path / "report/drift.json").read_text())["verdict"] == "drift"
+    assert not (tmp_path / "report/report.html").exists()
+    (run,) = DriftRuns(drifted).latest(5)
+    assert (run.verdict, run.has_report) == ("drift", False)
+
+
 # ------------------------------------------------------------------------------------------------- the service
 
 
 @pytest.mark.anyio
-async def test_the_service_compares_and_tells(drifted, settings, tmp_path, connect):
+async def test_the_service_shows_its_reports(drifted, drawn, settings, tmp_path, connect):
+    settings = settings.model_copy(update={"bundle": str(tmp_path / "judged")})
+    async with connect(create_drift_app(settings, drifted)) as client:
+        assert (await client.get("/drift/latest/report")).status_code == 404
+        await client.post("/drift/run")
+        page = await client.get("/", follow_redirects=True)
+        assert (page.url.path, page.content) == ("/drift/latest/report", drawn.html)
+        assert "sandbox" in page.headers["content-security-policy"]
+        await client.post("/drift/run", params={"report": False})
+        assert (await client.get("/drift/latest/report")).status_code == 404
+
+
+@pytest.mark.anyio
+async def test_the_service_compares_and_tells(drifted, drawn, settings, tmp_path, connect):
     settings = settings.model_copy(update={"bundle": str(tmp_path / "judged")})
     async with connect(create_drift_app(settings, drifted)) as client:
         assert (await client.get("/drift/latest")).json()["type"].endswith("unknown_drift_run")
@@ -327,7 +426,7 @@ async def test_the_service_counts_what_fails_and_goes_on(drifted, settings, tmp_
 
 
 @pytest.mark.anyio
-async def test_the_service_compares_by_itself(drifted, settings, tmp_path, connect, eventually):
+async def test_the_service_compares_by_itself(drifted, drawn, settings, tmp_path, connect, eventually):
     settings = settings.model_copy(update={"bundle": str(tmp_path / "judged"), "drift_every_hours": 0.0001})
     app = create_drift_app(settings, drifted)
     async with app.router.lifespan_context(app):

@@ -142,6 +142,8 @@ def test_every_question_goes_where_it_should(server, connect):
         (200, {}, b"# card"),
         (200, {}, {"answers": 0}),
         (200, {}, {"topk": []}),
+        (200, {}, {"runs": [], "latest": None}),
+        (200, {}, b"<html>"),
     ]
     client = connect(server)
     assert client.explain(b"x") == [1]
@@ -150,6 +152,8 @@ def test_every_question_goes_where_it_should(server, connect):
     assert client.card() == "# card"
     assert client.activity(24, 30) == {"answers": 0}
     client.predict_link("https://films.example/a.jpg", 3)
+    assert client.drift(30) == {"runs": [], "latest": None}
+    assert client.drift_report("0f8b2c9e-6a53-4f0e-9f0b-0a4f6f1c7d21") == b"<html>"
     assert [seen[:2] for seen in Scripted.seen] == [
         ("POST", "/explain"),
         ("POST", "/similar?k=6"),
@@ -157,6 +161,8 @@ def test_every_question_goes_where_it_should(server, connect):
         ("GET", "/model/card"),
         ("GET", "/activity?hours=24&buckets=30"),
         ("POST", "/predict?topk=3"),
+        ("GET", "/drift?limit=30"),
+        ("GET", "/drift/0f8b2c9e-6a53-4f0e-9f0b-0a4f6f1c7d21/report"),
     ]
     assert json.loads(Scripted.seen[2][3]) == {
         "prediction_id": "0f8b2c9e-6a53-4f0e-9f0b-0a4f6f1c7d21",

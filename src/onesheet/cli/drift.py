@@ -13,7 +13,7 @@ import typer
 from onesheet.cli.log import open_log
 from onesheet.cli.options import EXIT_FAILURE, BundleOption
 from onesheet.console import extra, read_settings
-from onesheet.errors import InvalidRequestError
+from onesheet.errors import InvalidRequestError, ReportError
 
 if TYPE_CHECKING:
     from onesheet.monitoring.drift.run import Drift
@@ -34,7 +34,10 @@ def drift(
     url: Annotated[
         str | None, typer.Option(help="SQLAlchemy URL of the log. (default: ONESHEET_LOG_URL or sqlite:///onesheet.db)")
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder for drift.json.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Folder for drift.json, and report.html and report.json made by Evidently, with histograms."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="The result as JSON.")] = False,
     fail_on_drift: Annotated[
         bool, typer.Option("--fail-on-drift", help="Exit with 1 when the verdict is drift.")
@@ -51,14 +54,13 @@ def drift(
     now = datetime.now(UTC)
     window = _moment(since, now), _moment(until, now) if until else now
     with open_log(url) as log:
-        found = find_drift(log, load_bundle(bundle or read_settings().bundle), *window)
-    if out:
-        out.mkdir(parents=True, exist_ok=True)
-        (out / "drift.json").write_text(json.dumps(found.to_dict(), indent=2) + "\n", encoding="utf-8")
+        found = find_drift(log, load_bundle(bundle or read_settings().bundle), *window, with_report=bool(out))
     if as_json:
         typer.echo(json.dumps(found.to_dict()))
     else:
         _show(found)
+    if out:
+        _write(found, out)
     if fail_on_drift and found.verdict == "drift":
         raise typer.Exit(EXIT_FAILURE)
 
@@ -78,6 +80,23 @@ def watch(
         from onesheet.monitoring.drift.service import watch as run_service
 
     run_service(read_settings(drift_host=host, drift_port=port, drift_every_hours=every, bundle=bundle))
+
+
+def _write(found: Drift, folder: Path) -> None:
+    """The result and its report, and nothing of an earlier one.
+
+    Raises:
+        ReportError: The report could not be made; the result is written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "drift.json").write_text(json.dumps(found.to_dict(), indent=2) + "\n", encoding="utf-8")
+    for name in ("report.html", "report.json"):
+        (folder / name).unlink(missing_ok=True)
+    if found.report:
+        (folder / "report.html").write_bytes(found.report.html)
+        (folder / "report.json").write_bytes(found.report.json)
+    if found.report_error:
+        raise ReportError(found.report_error)
 
 
 def _show(found: Drift) -> None:

@@ -19,6 +19,7 @@ from onesheet.serving.admission import Admission
 from onesheet.serving.body import BodyReader
 from onesheet.serving.choice import SharedChoice
 from onesheet.serving.context import HEADER, PROBES, RequestContext
+from onesheet.serving.drift_routes import router as drift
 from onesheet.serving.fetch import FetchLimits, ImageFetcher
 from onesheet.serving.guard import Guard
 from onesheet.serving.insight_routes import router as insights
@@ -101,7 +102,7 @@ def create_app(
     install_problem_handlers(app)
     # Not included as routers, which FastAPI looks through anew for every request, and before its own pages of
     # documentation: a quarter less time for a request that does little.
-    app.router.routes[:0] = [*router.routes, *insights.routes, *admin.routes]
+    app.router.routes[:0] = [*router.routes, *insights.routes, *drift.routes, *admin.routes]
     return app
 
 

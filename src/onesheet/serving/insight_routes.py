@@ -35,7 +35,7 @@ async def explain(
     places = chosen_genres(predictor, genre or [])
     async with request.app.state.body.room_for(request):
         upload = await read_poster(request)
-        found = await _insights(request).explain(predictor, upload.data)
+        found = await insights_of(request).explain(predictor, upload.data)
     explanations = [
         GenreExplanation(
             label=predictor.genres[place],
@@ -61,7 +61,7 @@ async def similar(
     predictor = service.predictor
     async with request.app.state.body.room_for(request):
         upload = await read_poster(request)
-        found = await _insights(request).similar(predictor, upload.data, k)
+        found = await insights_of(request).similar(predictor, upload.data, k)
     posters = [SimilarPoster(**neighbour.to_dict()) for neighbour in found]
     return SimilarAnswer(similar=posters, model=ModelId.of(predictor))
 
@@ -74,10 +74,11 @@ async def similar(
 )
 async def activity(request: Request, hours: Hours = 24, buckets: Buckets = 48) -> dict[str, Any]:
     """Of the prediction log: answers, latency, confidence and genres over time, and what people said of them."""
-    found = await _insights(request).activity(hours, buckets)
+    found = await insights_of(request).activity(hours, buckets)
     return found.to_dict()
 
 
-def _insights(request: Request) -> Insights:
+def insights_of(request: Request) -> Insights:
+    """Of the application that was asked."""
     insights: Insights = request.app.state.insights
     return insights

@@ -15,12 +15,14 @@ import numpy as np
 
 from onesheet.errors import InvalidRequestError, OverloadedError
 from onesheet.explanation import explain
-from onesheet.predictionlog import summarize
+from onesheet.predictionlog import DriftRuns, summarize
 from onesheet.similar import KnownPosters
 
 if TYPE_CHECKING:
+    from uuid import UUID
+
     from onesheet.explanation import Explanation
-    from onesheet.predictionlog import Activity, PredictionLog
+    from onesheet.predictionlog import Activity, DriftRun, PredictionLog
     from onesheet.predictor import Predictor
     from onesheet.similar import Neighbour
 
@@ -80,6 +82,24 @@ class Insights:
         """
         until = datetime.now(UTC)
         return await self._run(lambda: summarize(self._log, until - timedelta(hours=hours), until, buckets))
+
+    async def drift_runs(self, limit: int) -> list[DriftRun]:
+        """The last comparisons with the reference, newest first.
+
+        Raises:
+            LogUnavailableError: The log cannot be read.
+            OverloadedError: Too many wait.
+        """
+        return await self._run(lambda: DriftRuns(self._log).latest(limit))
+
+    async def drift_report(self, run_id: UUID) -> bytes | None:
+        """The HTML of one; None where there is none.
+
+        Raises:
+            LogUnavailableError: The log cannot be read.
+            OverloadedError: Too many wait.
+        """
+        return await self._run(lambda: DriftRuns(self._log).report(run_id))
 
     def close(self) -> None:
         """Finish what is under way."""

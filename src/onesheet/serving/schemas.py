@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Literal, Self
 from uuid import UUID
 
@@ -96,6 +97,28 @@ class SimilarAnswer(BaseModel):
 
     similar: list[SimilarPoster]
     model: ModelId
+
+
+class DriftSummary(BaseModel):
+    """A comparison of what was asked with what the model was judged on."""
+
+    id: UUID
+    time: datetime = Field(description="When it was made.")
+    verdict: Literal["ok", "warning", "drift", "not enough data"]
+    n: int = Field(description="How many answers were in its window.", ge=0)
+    pictures: int = Field(description="How many distinct pictures were compared.", ge=0)
+    summary: str = Field(examples=["In 200 pictures there moved: sharpness, embedding."])
+    model: ModelId = Field(description="Whose answers, and whose reference.")
+    has_report: bool = Field(description="Whether `/drift/{run_id}/report` has it.")
+
+
+class DriftHistory(BaseModel):
+    """The last comparisons, newest first."""
+
+    runs: list[DriftSummary]
+    latest: dict[str, JsonValue] | None = Field(
+        description="All that the newest one found, as `onesheet drift --json` prints it; null: none was made."
+    )
 
 
 class ItemError(BaseModel):

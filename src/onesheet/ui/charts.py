@@ -168,6 +168,64 @@ def genre_mix(activity: Mapping[str, Any], shown: int = 8) -> alt.Chart:
     )
 
 
+def distances(columns: Sequence[Mapping[str, Any]]) -> alt.Chart:
+    """Bars for what moved.
+
+    Args:
+        columns: `column`, `distance` (0-1), `verdict`, in order.
+    """
+    return (
+        alt.Chart(alt.Data(values=list(columns)))
+        .mark_bar(height=14, cornerRadiusEnd=3)
+        .encode(
+            x=alt.X("distance:Q", scale=alt.Scale(domain=[0, 1]), title="distance"),
+            y=alt.Y("column:N", title=None, sort=None, axis=alt.Axis(labelOverlap=False, labelLimit=260)),
+            color=alt.Color(
+                "verdict:N",
+                scale=alt.Scale(domain=["drift", "warning"], range=[ACCENT, GREY]),
+                legend=alt.Legend(title=None, orient="bottom"),
+            ),
+            tooltip=["column:N", "verdict:N", alt.Tooltip("distance:Q", format=".2f")],
+        )
+        .properties(height=_ROW * len(columns) + 90)
+    )
+
+
+def before_and_now(genres: Sequence[Mapping[str, Any]]) -> alt.LayerChart:
+    """Each genre's share in the reference and in the window, and the way from one to the other.
+
+    Args:
+        genres: `genre`, `reference`, `current` (0-1), in order.
+    """
+    rows = [
+        {"genre": row["genre"], "when": when, "share": row[name]}
+        for row in genres
+        for when, name in (("before", "reference"), ("now", "current"))
+    ]
+    y = alt.Y("genre:N", title=None, sort=None, axis=alt.Axis(labelOverlap=False))
+    axis = alt.Axis(format="%", title="share of the posters")
+    ways = (
+        alt.Chart(alt.Data(values=list(genres)))
+        .mark_rule(color=GREY, strokeWidth=2)
+        .encode(x=alt.X("reference:Q", axis=axis), x2="current:Q", y=y)
+    )
+    points = (
+        alt.Chart(alt.Data(values=rows))
+        .mark_point(filled=True, size=70, opacity=1)
+        .encode(
+            x=alt.X("share:Q", axis=axis),
+            y=y,
+            color=alt.Color(
+                "when:N",
+                scale=alt.Scale(domain=["before", "now"], range=[GREY, ACCENT]),
+                legend=alt.Legend(title=None, orient="bottom"),
+            ),
+            tooltip=["genre:N", "when:N", alt.Tooltip("share:Q", format=".0%")],
+        )
+    )
+    return (ways + points).properties(height=24 * len(genres) + 90)
+
+
 def _time(activity: Mapping[str, Any]) -> alt.X:
     """All of the window, however little happened in it."""
     return alt.X("time:T", title=None, scale=alt.Scale(domain=[activity["since"], activity["until"]]))

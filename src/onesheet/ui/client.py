@@ -82,6 +82,14 @@ class ApiClient:
         """`GET /activity`."""
         return self._ask("GET", "/activity", params={"hours": hours, "buckets": buckets})
 
+    def drift(self, limit: int) -> dict[str, Any]:
+        """`GET /drift`."""
+        return self._ask("GET", "/drift", params={"limit": limit})
+
+    def drift_report(self, run_id: UUID | str) -> bytes:
+        """`GET /drift/{run_id}/report`, HTML."""
+        return self._send("GET", f"/drift/{run_id}/report").content
+
     def check_ready(self) -> None:
         """Whether the model answers.
 

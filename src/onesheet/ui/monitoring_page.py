@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import streamlit as st
 
-from onesheet.ui import charts, session
+from onesheet.ui import charts, drift_view, session
 
 _WINDOWS: Final[Mapping[str, float]] = {"hour": 1, "day": 24, "week": 7 * 24, "month": 30 * 24}
 _BUCKETS: Final = 30
@@ -19,6 +19,7 @@ def show() -> None:
     st.title("Monitoring")
     window = st.segmented_control("The last", list(_WINDOWS), default="day") or "day"
     _figures(_WINDOWS[window])
+    drift_view.show()
 
 
 @st.cache_data(ttl=_REFRESH_SECONDS / 2, show_spinner=False)

@@ -7,9 +7,15 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 from uuid import UUID, uuid4
 
-from onesheet.errors import InvalidRequestError
+from onesheet.errors import InvalidRequestError, ReportError
+from onesheet.monitoring.drift.report import Report, make_report
 from onesheet.monitoring.drift.sample import Sample
-from onesheet.monitoring.drift.two_samples import domain_classifier, false_discovery_rates, kolmogorov_smirnov
+from onesheet.monitoring.drift.two_samples import (
+    Separation,
+    domain_classifier,
+    false_discovery_rates,
+    kolmogorov_smirnov,
+)
 from onesheet.predictionlog import DriftRun, DriftRuns
 from onesheet.predictionlog.records import STATISTICS
 
@@ -20,8 +26,9 @@ if TYPE_CHECKING:
     from onesheet.bundle import Bundle
     from onesheet.predictionlog import PredictionLog
 
+Numbers: TypeAlias = "dict[str, NDArray[np.floating]]"
 Verdict: TypeAlias = Literal["ok", "warning", "drift", "not enough data"]
-Kind: TypeAlias = Literal["picture", "size", "confidence", "probability", "embedding", "feedback"]
+Kind: TypeAlias = Literal["picture", "size", "confidence", "probability", "embedding", "feedback", "quality"]
 
 # Below, only what hardly looks like posters at all could be told from chance.
 LEAST_PICTURES: Final = 50
@@ -41,11 +48,11 @@ class Column:
     """One thing that is watched.
 
     Attributes:
-        name: Of an image statistic; `confidence`; `probability:GENRE`; `embedding`; `agreement`.
+        name: Of an image statistic; `confidence`; `probability:GENRE`; `embedding`; `agreement`; `unusable`.
         kind: What sort of thing it is.
         verdict: `ok`, `warning` or `drift`.
         distance: Kolmogorov-Smirnov distance, 0 to 1; of `embedding` the area under the ROC curve of a classifier that
-            tells the window from the reference.
+            tells the window from the reference; of `unusable` the share of such answers.
         p_value: How likely a distance of this size or more is by chance.
         q_value: The same among all that is tested together, see `false_discovery_rates`.
         reference: Its mean there; None for `embedding`.
@@ -75,9 +82,12 @@ class Drift:
         verdict: The worst of its columns'.
         n: How many answers the window holds.
         pictures: How many distinct pictures were compared.
+        unusable: How many more were not, as the log holds something for them that is no number.
         watched: All columns; none where there is not enough data.
         genres: Each genre's share of the pictures for which the model says it, there and now.
         feedback: `count`, `agreement`, `expected_agreement` (the reference's) and `precision` by genre.
+        report: For people who would rather look; None where none was asked for, there is not enough data, or it failed.
+        report_error: How it failed.
     """
 
     id: UUID
@@ -88,9 +98,12 @@ class Drift:
     verdict: Verdict
     n: int
     pictures: int
+    unusable: int
     watched: tuple[Column, ...]
     genres: tuple[dict[str, Any], ...]
     feedback: dict[str, Any]
+    report: Report | None
+    report_error: str | None
 
     @property
     def columns(self) -> tuple[Column, ...]:
@@ -102,7 +115,8 @@ class Drift:
     def summary(self) -> str:
         """The verdict in a sentence."""
         if self.verdict == "not enough data":
-            return f"{self.pictures} distinct pictures are not enough to judge by; it takes {LEAST_PICTURES}."
+            unusable = f" ({self.unusable} more are unusable)" if self.unusable else ""
+            return f"{self.pictures} distinct pictures{unusable} are not enough to judge by; it takes {LEAST_PICTURES}."
         if not self.columns:
             return f"{self.pictures} pictures look like the reference."
         names = ", ".join(column.name for column in self.columns[:5])
@@ -117,6 +131,7 @@ class Drift:
             "columns": [asdict(column) for column in self.columns],
             "summary": self.summary,
             "pictures": self.pictures,
+            "unusable": self.unusable,
             "id": str(self.id),
             "time": self.time.isoformat(),
             "since": self.since.isoformat(),
@@ -128,7 +143,9 @@ class Drift:
         }
 
 
-def find_drift(log: PredictionLog, bundle: Bundle, since: datetime, until: datetime) -> Drift:
+def find_drift(
+    log: PredictionLog, bundle: Bundle, since: datetime, until: datetime, *, with_report: bool = False
+) -> Drift:
     """Compare a window with the bundle's reference, and keep what was found in the log's database.
 
     Args:
@@ -136,19 +153,25 @@ def find_drift(log: PredictionLog, bundle: Bundle, since: datetime, until: datet
         bundle: Its reference, and whose answers to look at.
         since: The first moment of the window.
         until: The moment after its last.
+        with_report: Make one too; it takes a quarter of a minute of one core. Where that fails, the rest is found and
+            kept all the same.
 
     Raises:
-        InvalidRequestError: The window is empty, or its answers are of another model of the same name and version.
+        InvalidRequestError: The window is empty.
         BundleCorruptError: The bundle's reference does not hold what it should.
         LogUnavailableError: The log cannot be read or written.
     """
     if since >= until:
         raise InvalidRequestError("the window of time must end after it starts")
-    reference, current = Sample.of_reference(bundle), Sample.of_window(log, bundle, since, until)
+    reference = Sample.of_reference(bundle).usable
+    window = Sample.of_window(log, bundle, reference.embeddings.shape[1], since, until)
+    current = window.usable
     enough = len(current.statistics) >= LEAST_PICTURES
-    if enough and reference.embeddings.shape[1] != current.embeddings.shape[1]:
-        raise InvalidRequestError("the log holds answers of another model of this name and version")
-    watched = _compare(reference, current) if enough else ()
+    separation = domain_classifier(reference.embeddings, current.embeddings) if enough else None
+    watched = _compare(reference, window, current, separation) if separation else ()
+    report, error = None, None
+    if with_report and separation:
+        report, error = _report(reference, window, watched, separation)
     drift = Drift(
         id=uuid4(),
         time=datetime.now(UTC),
@@ -156,57 +179,67 @@ def find_drift(log: PredictionLog, bundle: Bundle, since: datetime, until: datet
         until=until,
         model={"name": bundle.metadata.name, "version": bundle.metadata.version},
         verdict=_worst(watched) if enough else "not enough data",
-        n=current.answers,
+        n=window.answers,
         pictures=len(current.statistics),
+        unusable=len(window.statistics) - len(current.statistics),
         watched=watched,
         genres=_genres(reference, current),
         feedback=_feedback(reference, current),
+        report=report,
+        report_error=error,
     )
     _keep(log, drift)
     return drift
 
 
-def _compare(reference: Sample, current: Sample) -> tuple[Column, ...]:
-    pictures = [
-        ("size" if name in _SIZES else "picture", name, reference.statistics[:, place], current.statistics[:, place])
-        for place, name in enumerate(STATISTICS)
-    ]
-    confidence = [("confidence", "confidence", reference.probabilities.max(axis=1), current.probabilities.max(axis=1))]
-    probabilities = [
-        ("probability", f"probability:{genre}", reference.probabilities[:, place], current.probabilities[:, place])
-        for place, genre in enumerate(reference.genres)
-    ]
-    agreement = [("feedback", "agreement", reference.judged.agreement, current.judged.agreement)]
-    seen: list[Any] = [*(one for one in pictures if one[0] == "picture"), *confidence, *probabilities]
-    beside: list[Any] = [one for one in pictures if one[0] == "size"]
+def _compare(reference: Sample, window: Sample, current: Sample, separation: Separation) -> tuple[Column, ...]:
+    before: Numbers = {**reference.columns}
+    now: Numbers = {**current.columns}
+    seen = [name for name in before if _kind(name) not in _WARNS_ONLY]
+    beside = [name for name in before if _kind(name) in _WARNS_ONLY]
     if len(current.judged.true) >= LEAST_PICTURES:
-        beside += agreement
-    return (*_test(seen), _embedding(reference, current), *_test(beside))
+        beside.append("agreement")
+        before["agreement"], now["agreement"] = reference.judged.agreement, current.judged.agreement
+    return (*_test(seen, before, now), _embedding(separation), *_test(beside, before, now), _unusable(window))
 
 
-def _test(family: list[tuple[Kind, str, NDArray[np.floating], NDArray[np.floating]]]) -> tuple[Column, ...]:
+def _kind(name: str) -> Kind:
+    if name in STATISTICS:
+        return "size" if name in _SIZES else "picture"
+    if name == "confidence":
+        return "confidence"
+    return "feedback" if name == "agreement" else "probability"
+
+
+def _test(names: list[str], reference: Numbers, current: Numbers) -> list[Column]:
     """Test columns together."""
-    found = [kolmogorov_smirnov(before, now) for _, _, before, now in family]
+    found = [kolmogorov_smirnov(reference[name], current[name]) for name in names]
     rates = false_discovery_rates([p_value for _, p_value in found])
-    return tuple(
+    return [
         Column(
-            name,
-            kind,
-            _judge(kind, rate, distance, _LEAST_DISTANCE),
-            distance,
-            p_value,
-            rate,
-            float(before.mean()),
-            float(now.mean()),
+            name=name,
+            kind=_kind(name),
+            verdict=_judge(_kind(name), rate, distance, _LEAST_DISTANCE),
+            distance=distance,
+            p_value=p_value,
+            q_value=rate,
+            reference=float(reference[name].mean()),
+            current=float(current[name].mean()),
         )
-        for (kind, name, before, now), (distance, p_value), rate in zip(family, found, rates, strict=True)
-    )
+        for name, (distance, p_value), rate in zip(names, found, rates, strict=True)
+    ]
 
 
-def _embedding(reference: Sample, current: Sample) -> Column:
-    area, p_value = domain_classifier(reference.embeddings, current.embeddings)
-    verdict = _judge("embedding", p_value, area, _LEAST_AREA)
-    return Column("embedding", "embedding", verdict, area, p_value, p_value, None, None)
+def _embedding(found: Separation) -> Column:
+    verdict = _judge("embedding", found.p_value, found.area, _LEAST_AREA)
+    return Column("embedding", "embedding", verdict, found.area, found.p_value, found.p_value, None, None)
+
+
+def _unusable(window: Sample) -> Column:
+    """No matter of chance: one is one too many, and nothing that the model can be trained for."""
+    share = float(1 - window.is_usable.mean())
+    chance = 0.0 if share else 1.0
+    return Column("unusable", "quality", "warning" if share else "ok", share, chance, chance, 0.0, share)
 
 
 def _judge(kind: Kind, rate: float, distance: float, least: float) -> Verdict:
@@ -246,6 +279,18 @@ def _feedback(reference: Sample, current: Sample) -> dict[str, Any]:
     }
 
 
+def _report(
+    reference: Sample, window: Sample, watched: tuple[Column, ...], separation: Separation
+) -> tuple[Report | None, str | None]:
+    """It, or why there is none: what was found without it is worth keeping."""
+    tested = {column.name: column.q_value for column in watched}
+    try:
+        return make_report(reference, window, separation, tested, _WARNING_RATE / 2), None
+    except ReportError as error:
+        return None, error.message
+
+
 def _keep(log: PredictionLog, drift: Drift) -> None:
     name, version = drift.model["name"], drift.model["version"]
-    DriftRuns(log).add(DriftRun(drift.id, drift.time, name, version, drift.verdict, drift.to_dict(), has_report=False))
+    run = DriftRun(drift.id, drift.time, name, version, drift.verdict, drift.to_dict(), has_report=bool(drift.report))
+    DriftRuns(log).add(run, drift.report.html if drift.report else None)

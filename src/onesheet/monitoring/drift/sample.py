@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Final, Self
 
@@ -48,7 +48,7 @@ class Judged:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """Distinct pictures and what the model said of them.
+    """Distinct pictures and what the model said of them; NaN where the log holds nothing that could be it.
 
     Attributes:
         genres: `G` names, in the order of the columns below.
@@ -68,6 +68,33 @@ class Sample:
     predicted: NDArray[np.bool_]
     judged: Judged
     answers: int
+
+    @property
+    def is_usable(self) -> NDArray[np.bool_]:
+        """Of which every number is one, `[N]`."""
+        numbers = np.column_stack([self.statistics, self.probabilities, self.embeddings])
+        return np.asarray(np.isfinite(numbers).all(axis=1))
+
+    @property
+    def usable(self) -> Self:
+        """Those alone."""
+        kept = self.is_usable
+        return replace(
+            self,
+            statistics=self.statistics[kept],
+            probabilities=self.probabilities[kept],
+            embeddings=self.embeddings[kept],
+            predicted=self.predicted[kept],
+        )
+
+    @property
+    def columns(self) -> dict[str, NDArray[np.float32]]:
+        """By name what is one number of each picture: image statistics, `confidence` and `probability:GENRE`."""
+        return {
+            **{name: self.statistics[:, place] for place, name in enumerate(STATISTICS)},
+            "confidence": self.probabilities.max(axis=1),
+            **{f"probability:{genre}": self.probabilities[:, place] for place, genre in enumerate(self.genres)},
+        }
 
     @classmethod
     def of_reference(cls, bundle: Bundle) -> Self:
@@ -92,7 +119,7 @@ class Sample:
         return cls(genres, statistics, probabilities, embeddings, predicted, Judged(predicted, true), len(statistics))
 
     @classmethod
-    def of_window(cls, log: PredictionLog, bundle: Bundle, since: datetime, until: datetime) -> Self:
+    def of_window(cls, log: PredictionLog, bundle: Bundle, width: int, since: datetime, until: datetime) -> Self:
         """What a bundle's model answered in a window of time, to clients or as their shadow, in bounded memory.
 
         The same picture counts once, however often it was asked: tests of samples take each of them for independent.
@@ -100,6 +127,7 @@ class Sample:
         Args:
             log: Its tables must be there.
             bundle: Whose model.
+            width: Of its embeddings, `D`.
             since: The first moment.
             until: The moment after the last.
 
@@ -114,14 +142,13 @@ class Sample:
         share = min(1.0, _MOST / answers) if answers else 1.0
         distinct = {row.content_sha256: row for row in log.rows(query.where(window, sampled(PREDICTIONS.c.id, share)))}
         rows = list(distinct.values())
-        width = len(np.frombuffer(rows[0].embedding, "<f2")) if rows else 0
-        probabilities = _stack([row.probabilities for row in rows], "<f4", len(genres)).astype(np.float32)
+        probabilities = _stack([row.probabilities for row in rows], "<f4", len(genres))
         statistics = np.array([[row._mapping[name] for name in STATISTICS] for row in rows], np.float32)
         return cls(
             genres,
             statistics.reshape(len(rows), len(STATISTICS)),
             probabilities,
-            _stack([row.embedding for row in rows], "<f2", width).astype(np.float32),
+            _stack([row.embedding for row in rows], "<f2", width),
             probabilities >= thresholds,
             _judged(log, window, genres, thresholds),
             answers,
@@ -150,8 +177,12 @@ def _judged(
     return Judged(probabilities >= thresholds, _marks([row.genres for row in rows], genres))
 
 
-def _stack(blobs: Sequence[bytes], dtype: str, width: int) -> NDArray[np.floating]:
-    return np.frombuffer(b"".join(blobs), dtype).reshape(len(blobs), width)
+def _stack(blobs: Sequence[bytes], dtype: str, width: int) -> NDArray[np.float32]:
+    """float32 `[N, width]`; NaN for what is not so wide, as of another model of the same name and version."""
+    size = width * np.dtype(dtype).itemsize
+    missing = np.full(width, np.nan, dtype).tobytes()
+    whole = b"".join(blob if len(blob) == size else missing for blob in blobs)
+    return np.frombuffer(whole, dtype).reshape(len(blobs), width).astype(np.float32)
 
 
 def _marks(named: Sequence[Sequence[str]], genres: tuple[str, ...]) -> NDArray[np.bool_]:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import structlog
 import uvicorn
 from fastapi import FastAPI, Query, Response
+from fastapi.responses import RedirectResponse
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, generate_latest
 
 from onesheet.bundle import load_bundle
@@ -20,7 +21,8 @@ from onesheet.errors import OnesheetError, OverloadedError, UnknownDriftRunError
 from onesheet.log import configure_logging
 from onesheet.monitoring.drift.metrics import LatestRun
 from onesheet.monitoring.drift.run import find_drift
-from onesheet.predictionlog import DriftRuns, PredictionLog
+from onesheet.predictionlog import DriftRun, DriftRuns, PredictionLog
+from onesheet.serving.drift_routes import report_response
 from onesheet.serving.problems import install_problem_handlers, problem_responses
 from onesheet.serving.server import address_of, listen
 
@@ -47,7 +49,7 @@ class Watch:
         self.registry.register(LatestRun(log))
         self._failures = Counter("onesheet_drift_failures", "Comparisons that failed.", registry=self.registry)
 
-    def run(self, hours: float | None = None) -> dict[str, Any]:
+    def run(self, hours: float | None = None, *, with_report: bool = True) -> dict[str, Any]:
         """Compare the last hours, or as many as the settings say, with the bundle's reference.
 
         Raises:
@@ -59,12 +61,14 @@ class Watch:
         try:
             until = datetime.now(UTC)
             since = until - timedelta(hours=hours or self._settings.drift_hours)
-            found = find_drift(self._log, load_bundle(self._settings.bundle), since, until)
+            found = find_drift(self._log, load_bundle(self._settings.bundle), since, until, with_report=with_report)
         except Exception:
             self._failures.inc()
             raise
         finally:
             self._busy.release()
+        if found.report_error:
+            logger.error("no report", reason=found.report_error)
         logger.info("drift", verdict=found.verdict, n=found.n, summary=found.summary)
         return found.to_dict()
 
@@ -104,16 +108,24 @@ def create_drift_app(settings: Settings, log: PredictionLog) -> FastAPI:
     install_problem_handlers(app)
 
     @app.post("/drift/run", responses=problem_responses(OverloadedError))
-    def run(hours: Annotated[float | None, Query(gt=0, le=24 * 366)] = None) -> dict[str, Any]:
-        """Compare the last hours with the reference; the result is also kept."""
-        return watch.run(hours)
+    def run(hours: Annotated[float | None, Query(gt=0, le=24 * 366)] = None, report: bool = True) -> dict[str, Any]:
+        """Compare the last hours with the reference; the result is also kept, and a report unless none is wanted."""
+        return watch.run(hours, with_report=report)
 
     @app.get("/drift/latest", responses=problem_responses(UnknownDriftRunError))
     def latest() -> dict[str, Any]:
         """What was found last, by whomever."""
-        for found in DriftRuns(log).latest():
-            return found.result
-        raise UnknownDriftRunError("nothing has been compared yet; POST /drift/run does")
+        return _latest(log).result
+
+    @app.get("/drift/latest/report", responses=problem_responses(UnknownDriftRunError), response_class=Response)
+    def latest_report() -> Response:
+        """The same with histograms, as one page."""
+        return report_response(DriftRuns(log).report(_latest(log).id))
+
+    @app.get("/", include_in_schema=False)
+    def index() -> RedirectResponse:
+        """For people who come by with a browser."""
+        return RedirectResponse("drift/latest/report")
 
     @app.get("/metrics")
     def metrics() -> Response:
@@ -132,6 +144,12 @@ def create_drift_app(settings: Settings, log: PredictionLog) -> FastAPI:
         return {"status": "ok"}
 
     return app
+
+
+def _latest(log: PredictionLog) -> DriftRun:
+    for found in DriftRuns(log).latest():
+        return found
+    raise UnknownDriftRunError("nothing has been compared yet; POST /drift/run does")
 
 
 def watch(settings: Settings) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -38,7 +39,24 @@ def false_discovery_rates(p_values: list[float]) -> list[float]:
     return [float(rate) for rate in stats.false_discovery_control(p_values, method="bh")]
 
 
-def domain_classifier(reference: NDArray[np.float32], current: NDArray[np.float32]) -> tuple[float, float]:
+@dataclass(frozen=True, slots=True)
+class Separation:
+    """How well a classifier tells two samples apart.
+
+    Attributes:
+        area: Under the ROC curve, of the vectors left out (0.5: by chance, 1: always).
+        p_value: How likely that area or more is by chance.
+        reference: float64 `[N]`, how much each vector looks like the other sample; NaN where it was not looked at.
+        current: The same of the other sample, `[M]`.
+    """
+
+    area: float
+    p_value: float
+    reference: NDArray[np.float64]
+    current: NDArray[np.float64]
+
+
+def domain_classifier(reference: NDArray[np.float32], current: NDArray[np.float32]) -> Separation:
     """Can a linear classifier tell which sample a vector is from?
 
     A classifier two-sample test (Lopez-Paz and Oquab 2017). The classifier is a ridge regression of which every vector
@@ -48,13 +66,11 @@ def domain_classifier(reference: NDArray[np.float32], current: NDArray[np.float3
     Args:
         reference: `[N, D]`.
         current: `[M, D]`.
-
-    Returns:
-        Area under the ROC curve of the vectors left out (0.5: by chance, 1: always), and its p-value.
     """
     rng = np.random.default_rng(0)
-    vectors = np.concatenate([_at_most(reference, rng), _at_most(current, rng)]).astype(np.float64)
-    is_current = np.arange(len(vectors)) >= min(len(reference), _MOST)
+    places = _at_most(len(reference), rng), _at_most(len(current), rng)
+    vectors = np.concatenate([reference[places[0]], current[places[1]]]).astype(np.float64)
+    is_current = np.arange(len(vectors)) >= len(places[0])
     hat = _hat(vectors)
     target = np.where(is_current, 1 / is_current.sum(), -1 / (~is_current).sum())
     marks = np.column_stack([target, *(rng.permutation(target) for _ in range(_PERMUTATIONS))])
@@ -64,7 +80,9 @@ def domain_classifier(reference: NDArray[np.float32], current: NDArray[np.float3
     positives = marks > 0
     count = positives[:, 0].sum()
     areas = ((ranks * positives).sum(axis=0) - count * (count + 1) / 2) / (count * (len(vectors) - count))
-    return float(areas[0]), float((areas >= areas[0]).mean())
+    found = np.full(len(reference), np.nan), np.full(len(current), np.nan)
+    found[0][places[0]], found[1][places[1]] = scores[~is_current, 0], scores[is_current, 0]
+    return Separation(float(areas[0]), float((areas >= areas[0]).mean()), *found)
 
 
 def _hat(vectors: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -76,5 +94,6 @@ def _hat(vectors: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.asarray((left * (squares / (squares + _SHRINKAGE * squares.mean()))) @ left.T)
 
 
-def _at_most(vectors: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.float32]:
-    return vectors if len(vectors) <= _MOST else vectors[np.sort(rng.choice(len(vectors), _MOST, replace=False))]
+def _at_most(count: int, rng: np.random.Generator) -> NDArray[np.int64]:
+    """Places of so many vectors as are looked at, in order."""
+    return np.arange(count) if count <= _MOST else np.sort(rng.choice(count, _MOST, replace=False))
