@@ -99,7 +99,8 @@ def bento(c: Context) -> None:
 @task
 def screenshots(c: Context) -> None:
     """Take the pictures of docs/ anew: the tests of the web page do, in a real browser."""
-    c.run("pytest -n 0 -q tests/e2e/test_page.py", env={"ONESHEET_SCREENSHOTS": str(Path("docs/images").absolute())})
+    tests = "tests/e2e/test_page.py tests/e2e/test_month.py"
+    c.run(f"pytest -n 0 -q {tests}", env={"ONESHEET_SCREENSHOTS": str(Path("docs/images").absolute())})
 
 
 @task(lint, types, test)

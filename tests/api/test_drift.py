@@ -340,9 +340,9 @@ def test_the_report_says_what_the_verdict_says(drifted, world, bundle):
     assert DriftRuns(drifted).report(drift.id) == drift.report.html
     assert DriftRuns(drifted).latest()[0].has_report
 
-    rates = {one["config"]["column"]: one["value"] for one in result["metrics"] if "column" in one["config"]}
+    rates = {one["config"]["column"]: 1 - one["value"] for one in result["metrics"] if "column" in one["config"]}
     watched = {column.name: column.q_value for column in drift.watched if column.kind != "quality"}
-    assert rates == pytest.approx(watched)
+    assert rates == pytest.approx(watched, abs=1e-9)
     tests = {test["name"]: test["status"] for test in result["tests"]}
     drifted = {name.rpartition(" ")[2] for name, status in tests.items() if "Drift for" in name and status == "FAIL"}
     assert drifted == {"sharpness"}

@@ -11,7 +11,9 @@ import re
 import signal
 import time
 from contextlib import closing
+from datetime import UTC, datetime
 from pathlib import Path
+from uuid import uuid4
 
 import httpx
 import numpy as np
@@ -19,7 +21,7 @@ import pytest
 from PIL import Image
 
 from onesheet import load_predictor
-from onesheet.predictionlog import PredictionLog
+from onesheet.predictionlog import DriftRun, DriftRuns, PredictionLog
 from onesheet.ui.answers import sentence
 from onesheet.ui.samples import SAMPLES, encoded
 
@@ -249,10 +251,58 @@ def test_feedback_is_thanked_stored_and_shown(site, visit):
     monitoring = visit("monitoring")
     monitoring.get_by_text("1 answers were judged.").wait_for()
     monitoring.get_by_role("heading", name="Traffic").wait_for()
+    monitoring.get_by_text("Nothing was compared yet.").wait_for()
     screenshot(monitoring, "monitoring")
 
 
 # ----------------------------------------------------------------------------------------------- the other views
+
+
+@pytest.fixture(scope="module")
+def compared(site):
+    """A comparison that found drift, in the log; what it knows is what `onesheet drift --json` tells."""
+    column = {"kind": "picture", "p_value": 1e-9, "q_value": 1e-8, "reference": 30.0, "current": 2.0, "distance": 0.8}
+    watched = [
+        {**column, "name": "sharpness", "verdict": "drift"},
+        {**column, "name": "embedding", "verdict": "warning", "reference": None, "current": None},
+        {**column, "name": "probability:Drama", "verdict": "ok"},
+    ]
+    result = {
+        "verdict": "drift",
+        "n": 1234,
+        "pictures": 1200,
+        "summary": "In 1200 pictures there moved: sharpness, embedding.",
+        "since": "2026-11-16T12:00:00+00:00",
+        "until": "2026-11-23T12:00:00+00:00",
+        "model": {"name": "starter", "version": "1.0.0"},
+        "watched": watched,
+        "genres": [{"genre": "Drama", "reference": 0.5, "current": 0.25}],
+    }
+    time = datetime(2026, 11, 23, 12, tzinfo=UTC)
+    with closing(PredictionLog(site.log_url)) as log:
+        run = DriftRun(uuid4(), time, "starter", "1.0.0", "drift", result, has_report=True)
+        DriftRuns(log).add(
+            run, b"<p>What Evidently drew</p>" + b"<script>parent.parent.document.title = 'reached'</script>"
+        )
+
+
+def test_drift_is_told_and_shown(compared, visit, tmp_path):
+    page = visit("monitoring")
+    page.get_by_text("Posters no longer look as they did").wait_for()
+    page.get_by_text("1,234 answers of starter 1.0.0 from 16 Nov 2026 12:00 to 23 Nov 2026 12:00").wait_for()
+    for described in ("Distances: sharpness 0.80, the pictures as the model sees them 0.80", "Drama 50% and 25%"):
+        page.locator(f"[aria-label*='{described}']").first.wait_for()
+    page.get_by_text("As a table").click()
+    table = page.get_by_test_id("stTable").filter(has_text="mean before").inner_text()
+    assert "sharpness drift 30 2 0.80 1e-08" in " ".join(table.split())
+
+    page.get_by_text("Show the report").click()
+    page.frame_locator("iframe").frame_locator("iframe").get_by_text("What Evidently drew").wait_for()
+    assert page.title() != "reached", "scripts of a report stay within it"
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Download it").click()
+    download.value.save_as(tmp_path / "report.html")
+    assert "What Evidently drew" in (tmp_path / "report.html").read_text()
 
 
 def test_the_model_is_described(visit):
@@ -279,7 +329,7 @@ def test_on_a_phone_nothing_sticks_out(visit):
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_it_follows_the_systems_colours_and_anybody_can_use_it(visit, scheme):
+def test_it_follows_the_systems_colours_and_anybody_can_use_it(compared, visit, scheme):
     from axe_playwright_python.sync_playwright import Axe
 
     def serious(page):
@@ -306,7 +356,7 @@ def test_it_follows_the_systems_colours_and_anybody_can_use_it(visit, scheme):
     choose(page, "Samples")
     page.get_by_role("button", name=POMBLE.title).wait_for()
     assert serious(page) == []
-    for path, heading in (("model", "Genre by genre"), ("monitoring", "What people say")):
+    for path, heading in (("model", "Genre by genre"), ("monitoring", "What moved, and how far")):
         other = visit(path, color_scheme=scheme)
         other.get_by_role("heading", name=heading).wait_for()
         assert serious(other) == []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import base64
+import html
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final
@@ -13,7 +13,8 @@ import streamlit as st
 from onesheet.ui import charts, session
 
 _RUNS: Final = 30
-_REFRESH_SECONDS: Final = 60
+_SHOWN: Final = 12
+_REFRESH_SECONDS: Final = 10
 _REPORT_HEIGHT: Final = 900
 _VERDICTS: Final[Mapping[str, str]] = {
     "ok": "Posters look as they did when the model was judged.",
@@ -32,6 +33,23 @@ _COLUMNS: Final[Mapping[str, str]] = {
 def show() -> None:
     """Draw it."""
     st.header("Drift", anchor=False)
+    _found()
+    _report()
+
+
+@st.cache_data(ttl=_REFRESH_SECONDS / 2, show_spinner=False)
+def _history() -> dict[str, Any]:
+    """One question for all who look at once."""
+    return session.client().drift(_RUNS)
+
+
+@st.cache_data(max_entries=2, show_spinner="Fetching the report …")
+def _fetched(run_id: UUID | str) -> bytes:
+    return session.client().drift_report(run_id)
+
+
+@st.fragment(run_every=_REFRESH_SECONDS)
+def _found() -> None:
     with session.told():
         found = _history()
         if found["latest"] is None:
@@ -41,18 +59,6 @@ def show() -> None:
         _columns(found["latest"]["watched"])
         _genres(found["latest"]["genres"])
         _earlier(found["runs"])
-        _report(found["runs"])
-
-
-@st.cache_data(ttl=_REFRESH_SECONDS, show_spinner=False)
-def _history() -> dict[str, Any]:
-    """One question for all who look at once."""
-    return session.client().drift(_RUNS)
-
-
-@st.cache_data(ttl=_REFRESH_SECONDS, max_entries=2, show_spinner="Fetching the report …")
-def _fetched(run_id: UUID | str) -> bytes:
-    return session.client().drift_report(run_id)
 
 
 def _verdict(latest: dict[str, Any]) -> None:
@@ -71,14 +77,15 @@ def _columns(watched: Sequence[Mapping[str, Any]]) -> None:
         return
     moved.sort(key=lambda column: (column["verdict"] != "drift", -column["distance"]))
     rows = [{**column, "column": column_name(column["name"])} for column in moved]
-    described = ", ".join(f"{row['column']} {row['distance']:.2f}" for row in rows)
+    farthest = rows[:_SHOWN]
+    described = ", ".join(f"{row['column']} {row['distance']:.2f}" for row in farthest)
     st.subheader("What moved, and how far", anchor=False)
-    st.altair_chart(charts.distances(rows), alt=f"Distances: {described}", width="stretch")
+    st.altair_chart(charts.distances(farthest), alt=f"Distances: {described}", width="stretch")
     st.caption(
         "Distance 0: as before; 1: no value in common. Of the pictures as the model sees them, how well a classifier "
         "tells them from those before; 0.5 would be by chance."
     )
-    with st.expander("As a table"):
+    with st.expander("As a table" if len(rows) <= _SHOWN else f"All {len(rows)} as a table"):
         st.table(
             {
                 "what": [row["column"] for row in rows],
@@ -114,25 +121,31 @@ def _earlier(runs: Sequence[Mapping[str, Any]]) -> None:
 
 
 @st.fragment
-def _report(runs: Sequence[Mapping[str, Any]]) -> None:
-    """With a histogram of everything; five megabytes, and therefore not before it is asked for."""
-    kept = {run["id"]: run for run in runs if run["has_report"]}
-    if not kept:
-        return
-    st.subheader("Reports", anchor=False)
-    chosen = st.selectbox(
-        "Of which comparison",
-        kept,
-        format_func=lambda run_id: f"{_day(kept[run_id]['time'])}: {kept[run_id]['verdict']}",
-    )
+def _report() -> None:
+    """With a histogram of everything; five megabytes, and therefore neither before it is asked for nor again."""
     with session.told():
+        kept = {run["id"]: run for run in _history()["runs"] if run["has_report"]}
+        if not kept:
+            return
+        st.subheader("Reports", anchor=False)
+        chosen = st.selectbox(
+            "Of which comparison",
+            kept,
+            format_func=lambda run_id: f"{_day(kept[run_id]['time'])}: {kept[run_id]['verdict']}",
+        )
         if chosen is None or not st.toggle("Show the report"):
             return
         report = _fetched(chosen)
-        # From an address of its own kind, so that its scripts cannot reach this page.
-        address = f"data:text/html;charset=utf-8;base64,{base64.b64encode(report).decode()}"
-        st.iframe(address, height=_REPORT_HEIGHT, alt="The report")
+        st.iframe(_walled(report.decode()), height=_REPORT_HEIGHT, alt="The report")
         st.download_button("Download it", report, f"drift-{chosen}.html", "text/html")
+
+
+def _walled(report: str) -> str:
+    """A page in a page: Streamlit's frame lets scripts reach the page around it, the one within does not."""
+    return (
+        '<iframe title="The report" sandbox="allow-scripts allow-downloads" '
+        f'style="border: 0; width: 100%; height: {_REPORT_HEIGHT - 20}px" srcdoc="{html.escape(report)}"></iframe>'
+    )
 
 
 def column_name(name: str) -> str:

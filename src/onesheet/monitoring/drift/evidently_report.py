@@ -48,6 +48,8 @@ def main() -> None:
 def _report(columns: list[str], rate: float) -> Report:
     return Report(
         [
+            # One column that moved is enough to speak of.
+            DataDriftPreset(columns=columns, method=_TEST, threshold=1 - rate, drift_share=1 / len(columns)),
             RowCount(),
             ColumnCount(tests=[eq(len(columns))]),
             ColumnCount(column_type=ColumnType.Numerical, tests=[eq(len(columns))]),
@@ -55,8 +57,6 @@ def _report(columns: list[str], rate: float) -> Report:
             EmptyRowsCount(tests=[eq(0)]),
             EmptyColumnsCount(tests=[eq(0)]),
             ConstantColumnsCount(tests=[eq(0)]),
-            # One column that moved is enough to speak of.
-            DataDriftPreset(columns=columns, method=_TEST, threshold=rate, drift_share=1 / len(columns)),
         ],
         include_tests=True,
     )
@@ -67,14 +67,16 @@ def _dataset(frame: pd.DataFrame) -> Dataset:
 
 
 def _use(rates: Mapping[str, float]) -> None:
-    """Let Evidently judge by what was found before: its own tests know nothing of the other columns."""
+    """Let Evidently judge by what was found before: its own tests know nothing of the other columns.
+
+    It puts high scores first; therefore not the rate itself.
+    """
 
     def look_up(reference: pd.Series, _current: Any, _type: Any, threshold: float) -> tuple[float, bool]:
-        rate = rates[str(reference.name)]
-        return rate, rate <= threshold
+        confidence = 1 - rates[str(reference.name)]
+        return confidence, confidence >= threshold
 
-    shown = "false discovery rate of a Kolmogorov-Smirnov test; of the embedding, p-value of a domain classifier"
-    register_stattest(StatTest(_TEST, shown, [ColumnType.Numerical]), look_up)
+    register_stattest(StatTest(_TEST, "1 - false discovery rate", [ColumnType.Numerical]), look_up)
 
 
 if __name__ == "__main__":
