@@ -17,7 +17,9 @@ from pathlib import Path
 from uuid import uuid4
 
 import numpy as np
-from PIL import Image, ImageEnhance, ImageFilter
+from matplotlib.cbook import get_sample_data
+from PIL import Image, ImageDraw, ImageEnhance, ImageFilter
+from sklearn.datasets import load_sample_images
 
 from onesheet import Predictor, load_predictor
 from onesheet.bundle import load_bundle
@@ -34,7 +36,7 @@ CHANGES: dict[str, Callable[[Image.Image], Image.Image]] = {
     "blurred by 1 pixel": lambda poster: poster.filter(ImageFilter.GaussianBlur(1)),
     "blurred by half a pixel": lambda poster: poster.filter(ImageFilter.GaussianBlur(0.5)),
     "greyscale": lambda poster: poster.convert("L"),
-    # Photographs have no lettering; the middle of a poster comes nearest to one, of ours.
+    # Without its lettering.
     "the middle alone": lambda poster: poster.crop(
         tuple(round(side * part) for side, part in zip(poster.size * 2, (0.25, 0.25, 0.75, 0.6), strict=True))
     ),
@@ -48,6 +50,37 @@ MIXES = {
     "half of it Documentary": ("Documentary", 0.5),
     "no Drama": ("Drama", 0.0),
 }
+
+
+WORDS = "the of a film and its poster in light over night river house without more than letters to see"
+
+
+def photographs(sizes: list[tuple[int, int]], rng: np.random.Generator) -> list[bytes]:
+    """Parts of those that come with scikit-learn and matplotlib, in these sizes."""
+    whole = [Image.fromarray(picture) for picture in load_sample_images().images]
+    with get_sample_data("grace_hopper.jpg") as file:
+        whole.append(Image.open(file).convert("RGB"))
+
+    def part(width: int, height: int) -> Image.Image:
+        picture = whole[rng.integers(len(whole))]
+        scale = rng.uniform(0.4, 1) * min(picture.width / width, picture.height / height)
+        wide, high = width * scale, height * scale
+        left, top = rng.uniform(0, picture.width - wide), rng.uniform(0, picture.height - high)
+        return picture.resize((width, height), box=(left, top, left + wide, top + high))
+
+    return [encoded(part(*size)) for size in sizes]
+
+
+def pages(sizes: list[tuple[int, int]], rng: np.random.Generator) -> list[bytes]:
+    """Black letters on white, in these sizes."""
+
+    def page(size: tuple[int, int]) -> Image.Image:
+        paper = Image.new("RGB", size, "white")
+        lines = [" ".join(rng.choice(WORDS.split(), 7)) for _ in range(int(rng.integers(10, 30)))]
+        ImageDraw.Draw(paper).multiline_text((20, 20), "\n".join(lines), fill="black")
+        return paper
+
+    return [encoded(page(size)) for size in sizes]
 
 
 def answers(predictor: Predictor, pictures: list[bytes]) -> list[LoggedPrediction]:
@@ -126,6 +159,9 @@ def main() -> None:
         pools = {"untouched": [(plain, 1.0)]}
         for name, change in CHANGES.items():
             pools[name] = [(answers(predictor, [encoded(change(one)) for one in posters]), 1.0)]
+        for name, foreign in (("photographs", photographs), ("pages of text", pages)):
+            others = answers(predictor, foreign([poster.size for poster in posters], rng))
+            pools |= {name: [(others, 1.0)], f"a fifth {name}": [(others, 0.2), (plain, 0.8)]}
         for name, (genre, share) in MIXES.items():
             of_it = [one for one, entry in zip(plain, entries, strict=True) if genre in entry.genres]
             others = [one for one, entry in zip(plain, entries, strict=True) if genre not in entry.genres]

@@ -226,6 +226,14 @@ class ReportError(OnesheetError):
     title = "No report"
 
 
+class WebhookError(OnesheetError):
+    """Whoever should be told of something does not listen."""
+
+    code = "webhook_failed"
+    status = 502
+    title = "Nobody was told"
+
+
 # ---------------------------------------------------------------------------------------- the working bench
 
 

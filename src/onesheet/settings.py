@@ -88,6 +88,12 @@ class Settings(BaseSettings):
     drift_every_hours: float = Field(
         24, ge=0, description="How often `onesheet watch` compares by itself; 0: only when it is asked to."
     )
+    drift_webhook: str | None = Field(
+        None,
+        description="Address that is told when a verdict turns to drift, such as "
+        "https://api.github.com/repos/OWNER/REPO/dispatches, which starts a workflow.",
+    )
+    drift_webhook_token: SecretStr | None = Field(None, description="Bearer token for it.")
     drift_host: str = Field("127.0.0.1", description="Address that `onesheet watch` listens on.")
     drift_port: int = Field(8002, ge=0, le=65535, description="Its port; 0 takes any free one.")
     shadow_bundle: str | None = Field(None, description="Bundle that scores the same pictures, for the log only.")

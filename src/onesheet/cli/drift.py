@@ -14,6 +14,7 @@ from onesheet.cli.log import open_log
 from onesheet.cli.options import EXIT_FAILURE, BundleOption
 from onesheet.console import extra, read_settings
 from onesheet.errors import InvalidRequestError, ReportError
+from onesheet.priority import let_others_go_first
 
 if TYPE_CHECKING:
     from onesheet.monitoring.drift.run import Drift
@@ -39,6 +40,9 @@ def drift(
         typer.Option(help="Folder for drift.json, and report.html and report.json made by Evidently, with histograms."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="The result as JSON.")] = False,
+    notify: Annotated[
+        bool, typer.Option("--notify", help="Tell ONESHEET_DRIFT_WEBHOOK when the verdict turns to drift.")
+    ] = False,
     fail_on_drift: Annotated[
         bool, typer.Option("--fail-on-drift", help="Exit with 1 when the verdict is drift.")
     ] = False,
@@ -47,20 +51,26 @@ def drift(
 
     The verdict is ok, warning, drift or not enough data; each one is also kept in the log's database.
     """
+    let_others_go_first()  # also while the libraries are read, which takes longest
     with extra("drift"):
-        from onesheet.monitoring.drift import find_drift
+        from onesheet.monitoring.drift import find_drift, tell_of_drift
     from onesheet.bundle import load_bundle
 
     now = datetime.now(UTC)
     window = _moment(since, now), _moment(until, now) if until else now
+    settings = read_settings(bundle=bundle)
+    if notify and not settings.drift_webhook:
+        raise InvalidRequestError("--notify needs ONESHEET_DRIFT_WEBHOOK")
     with open_log(url) as log:
-        found = find_drift(log, load_bundle(bundle or read_settings().bundle), *window, with_report=bool(out))
-    if as_json:
-        typer.echo(json.dumps(found.to_dict()))
-    else:
-        _show(found)
-    if out:
-        _write(found, out)
+        found = find_drift(log, load_bundle(settings.bundle), *window, with_report=bool(out))
+        if as_json:
+            typer.echo(json.dumps(found.to_dict()))
+        else:
+            _show(found)
+        if out:
+            _write(found, out)
+        if notify:
+            tell_of_drift(log, settings)
     if fail_on_drift and found.verdict == "drift":
         raise typer.Exit(EXIT_FAILURE)
 
@@ -76,6 +86,7 @@ def watch(
     bundle: BundleOption = None,
 ) -> None:
     """Run the drift service: it compares regularly and on request, and Prometheus reads the verdict from /metrics."""
+    let_others_go_first()
     with extra("drift"):
         from onesheet.monitoring.drift.service import watch as run_service
 

@@ -60,7 +60,7 @@ def serve(settings: Settings) -> None:
         closing(listen(settings.host, settings.port, settings.workers)) as listener,
         _admin_listener(settings) as admin,
         tempfile.TemporaryDirectory(prefix="onesheet-") as runtime,
-        _stopping_quietly(),
+        stopping_quietly(),
     ):
         logger.info("listening", url=address_of(listener), workers=settings.workers)
         choice = SharedChoice(Path(runtime, "bundle"))
@@ -250,7 +250,7 @@ def address_of(listener: socket.socket) -> str:
 
 
 @contextmanager
-def _stopping_quietly() -> Iterator[None]:
+def stopping_quietly() -> Iterator[None]:
     """Let SIGTERM and Ctrl-C be a normal end: uvicorn raises the signal again once it is done."""
     previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:

@@ -6,7 +6,6 @@ The folder holds `reference.parquet`, `current.parquet` and `tested.json`; it ge
 from __future__ import annotations
 
 import json
-import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -26,6 +25,8 @@ from evidently.metrics import (
 from evidently.presets import DataDriftPreset
 from evidently.tests import eq
 
+from onesheet.priority import let_others_go_first
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -34,8 +35,7 @@ _TEST: Final = "onesheet"
 
 def main() -> None:
     """Make it."""
-    if sys.platform != "win32":
-        os.nice(10)
+    let_others_go_first()
     folder = Path(sys.argv[1])
     tested = json.loads((folder / "tested.json").read_text(encoding="utf-8"))
     reference, current = (pd.read_parquet(folder / f"{name}.parquet") for name in ("reference", "current"))

@@ -12,7 +12,7 @@ import numpy as np
 from sqlalchemy import ColumnElement, and_, exists, func, select
 
 from onesheet.errors import BundleCorruptError
-from onesheet.predictionlog.activity import sampled
+from onesheet.predictionlog.activity import is_faster_by_id, sampled, without_index
 from onesheet.predictionlog.records import STATISTICS
 from onesheet.predictionlog.schema import FEEDBACK, MODELS, PREDICTIONS
 
@@ -135,12 +135,14 @@ class Sample:
             LogUnavailableError: The log cannot be read.
         """
         genres, thresholds = tuple(bundle.metadata.genres), _thresholds(bundle)
-        window = _answered(log, bundle, since, until)
+        model_id = _model_id(log, bundle)
+        window = _answered(model_id, since, until)
         ((answers,),) = log.rows(select(func.count()).select_from(PREDICTIONS).where(window))
         wanted = (PREDICTIONS.c.content_sha256, PREDICTIONS.c.probabilities, PREDICTIONS.c.embedding)
         query = select(*wanted, *(PREDICTIONS.c[name] for name in STATISTICS))
         share = min(1.0, _MOST / answers) if answers else 1.0
-        distinct = {row.content_sha256: row for row in log.rows(query.where(window, sampled(PREDICTIONS.c.id, share)))}
+        found = _answered(model_id, since, until, by_id=is_faster_by_id(log, answers, _MOST))
+        distinct = {row.content_sha256: row for row in log.rows(query.where(found, sampled(PREDICTIONS.c.id, share)))}
         rows = list(distinct.values())
         probabilities = _stack([row.probabilities for row in rows], "<f4", len(genres))
         statistics = np.array([[row._mapping[name] for name in STATISTICS] for row in rows], np.float32)
@@ -155,11 +157,16 @@ class Sample:
         )
 
 
-def _answered(log: PredictionLog, bundle: Bundle, since: datetime, until: datetime) -> ColumnElement[bool]:
+def _model_id(log: PredictionLog, bundle: Bundle) -> int | None:
     name, version = bundle.metadata.name, bundle.metadata.version
     found = list(log.rows(select(MODELS.c.id).where(MODELS.c.name == name, MODELS.c.version == version)))
-    ours = PREDICTIONS.c.model_id == (found[0].id if found else None)
-    return and_(ours, PREDICTIONS.c.time >= since, PREDICTIONS.c.time < until)
+    return found[0].id if found else None
+
+
+def _answered(model_id: int | None, since: datetime, until: datetime, *, by_id: bool = False) -> ColumnElement[bool]:
+    """The answers of a window, found by their times; or by their ids, with the index on times hidden."""
+    time = without_index(PREDICTIONS.c.time) if by_id else PREDICTIONS.c.time
+    return and_(PREDICTIONS.c.model_id == model_id, time >= since, time < until)
 
 
 def _judged(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, closing, suppress
+from contextlib import asynccontextmanager, closing
 from datetime import UTC, datetime, timedelta
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Annotated, Any
@@ -17,14 +17,15 @@ from fastapi.responses import RedirectResponse
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, generate_latest
 
 from onesheet.bundle import load_bundle
-from onesheet.errors import OnesheetError, OverloadedError, UnknownDriftRunError
+from onesheet.errors import OnesheetError, OverloadedError, UnknownDriftRunError, WebhookError
 from onesheet.log import configure_logging
 from onesheet.monitoring.drift.metrics import LatestRun
 from onesheet.monitoring.drift.run import find_drift
+from onesheet.monitoring.drift.webhook import tell_of_drift
 from onesheet.predictionlog import DriftRun, DriftRuns, PredictionLog
 from onesheet.serving.drift_routes import report_response
 from onesheet.serving.problems import install_problem_handlers, problem_responses
-from onesheet.serving.server import address_of, listen
+from onesheet.serving.server import address_of, listen, stopping_quietly
 
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
@@ -47,7 +48,9 @@ class Watch:
         self._busy = threading.Lock()
         self.registry = CollectorRegistry()
         self.registry.register(LatestRun(log))
-        self._failures = Counter("onesheet_drift_failures", "Comparisons that failed.", registry=self.registry)
+        self._failures = Counter(
+            "onesheet_drift_failures", "Comparisons, and messages about them, that failed.", registry=self.registry
+        )
 
     def run(self, hours: float | None = None, *, with_report: bool = True) -> dict[str, Any]:
         """Compare the last hours, or as many as the settings say, with the bundle's reference.
@@ -62,6 +65,7 @@ class Watch:
             until = datetime.now(UTC)
             since = until - timedelta(hours=hours or self._settings.drift_hours)
             found = find_drift(self._log, load_bundle(self._settings.bundle), since, until, with_report=with_report)
+            self._tell()
         except Exception:
             self._failures.inc()
             raise
@@ -71,6 +75,17 @@ class Watch:
             logger.error("no report", reason=found.report_error)
         logger.info("drift", verdict=found.verdict, n=found.n, summary=found.summary)
         return found.to_dict()
+
+    def _tell(self) -> None:
+        try:
+            told = tell_of_drift(self._log, self._settings)
+        except WebhookError as error:
+            # What was found is worth an answer all the same.
+            self._failures.inc()
+            logger.error("nobody was told of the drift", reason=error.message)
+        else:
+            if told:
+                logger.info("told of the drift")
 
     async def run_regularly(self, hours: float) -> None:
         """At once and then every so many hours, until cancelled; a failure is logged and counted."""
@@ -166,5 +181,5 @@ def watch(settings: Settings) -> None:
         log.migrate()
         logger.info("listening", url=address_of(listener))
         config = uvicorn.Config(create_drift_app(settings, log), log_config=None, log_level="warning", access_log=False)
-        with suppress(KeyboardInterrupt):
+        with stopping_quietly():
             uvicorn.Server(config).run([listener])
