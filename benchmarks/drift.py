@@ -148,6 +148,7 @@ def main() -> None:
     parser.add_argument("raw", type=Path, help="Folder of posters, with train.csv and Images/.")
     parser.add_argument("--draws", type=int, default=200)
     parser.add_argument("--size", type=int, default=200)
+    parser.add_argument("--windows", nargs="*", help="Only these, by name.")
     options = parser.parse_args()
     predictor, rng = load_predictor(), np.random.default_rng(0)
     with tempfile.TemporaryDirectory() as folder, closing(PredictionLog(f"sqlite:///{folder}/log.db")) as log:
@@ -169,6 +170,8 @@ def main() -> None:
         print(f"{options.draws} windows of {options.size} of {len(entries)} test posters")
         print(f"{'window':26} {'drift':>6} {'warning':>8} {'ok':>6}  s a run; columns that drifted most often")
         for name, parts in pools.items():
+            if options.windows and name not in options.windows:
+                continue
             windows = [_drawn(parts, options.size, rng) for _ in range(options.draws)]
             started = time.perf_counter()
             found, columns = verdicts(log, windows)

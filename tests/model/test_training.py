@@ -68,19 +68,18 @@ def test_resume_goes_on_after_the_last_epoch(configure, tmp_path):
     assert (run_dir / "metrics/version_0/metrics.csv").is_file()
 
 
-@pytest.mark.parametrize(("how", "devices"), [(signal.SIGKILL, 2), (signal.SIGINT, 2), (signal.SIGINT, 1)])
-def test_a_run_that_was_cut_off_can_be_resumed(configure, tmp_path, how, devices):
-    """By kill -9 or Ctrl-C in the middle of training, once a checkpoint is there."""
+@pytest.mark.parametrize("devices", [1, 2])
+def test_a_run_that_was_interrupted_can_be_resumed(configure, tmp_path, devices):
+    """By Ctrl-C in the middle of training, once a checkpoint is there; `kill -9` is below."""
     run_dir = tmp_path / "run"
     together = (f"trainer.devices={devices}", "trainer.accelerator=cpu")
     with _training(configure(run_dir), "trainer.epochs=500", *together) as process:
         _wait_until((run_dir / "last.ckpt").exists, process)
         time.sleep(0.2)  # while the file is still being closed, Python may lose a Ctrl-C in its destructor
-        os.killpg(process.pid, how)
+        os.killpg(process.pid, signal.SIGINT)
         _, errors = process.communicate(timeout=60)
-    if how is signal.SIGINT:
-        assert errors.splitlines()[-1] == f"onesheet: interrupted; go on with: resume=true run_dir={run_dir}"
-        assert "Traceback" not in errors
+    assert errors.splitlines()[-1] == f"onesheet: interrupted; go on with: resume=true run_dir={run_dir}"
+    assert "Traceback" not in errors
     done = torch.load(run_dir / "last.ckpt", weights_only=True)["epoch"] + 1
     result = train(dataclasses.replace(configure(run_dir, f"trainer.epochs={done + 1}", *together), resume=True))
     assert load_checkpoint(result.last).epoch == done + 1

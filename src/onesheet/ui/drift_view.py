@@ -52,6 +52,7 @@ def _fetched(run_id: UUID | str) -> bytes:
 def _found() -> None:
     with session.told():
         found = _history()
+        _draw_all_anew_after([run["id"] for run in found["runs"][:1]])
         if found["latest"] is None:
             st.caption("Nothing was compared yet. `onesheet watch` does it once a day, `onesheet drift` at once.")
             return
@@ -59,6 +60,13 @@ def _found() -> None:
         _columns(found["latest"]["watched"])
         _genres(found["latest"]["genres"])
         _earlier(found["runs"])
+
+
+def _draw_all_anew_after(newest: list[str]) -> None:
+    """The list of reports does not look for new ones: a report that somebody reads would be loaded again and again."""
+    if st.session_state.setdefault("newest_drift_run", newest) != newest:
+        st.session_state["newest_drift_run"] = newest
+        st.rerun()
 
 
 def _verdict(latest: dict[str, Any]) -> None:
