@@ -162,7 +162,7 @@ def _spread(log: PredictionLog) -> None:
 
 def _compare(drift: str, *, with_report: bool) -> dict[str, Any]:
     asked = {"hours": WEEK / timedelta(hours=1), "report": with_report}
-    answer = httpx.post(f"{drift}/drift/run", params=asked, timeout=120).raise_for_status()
+    answer = httpx.post(f"{drift}/drift/run", params=asked, timeout=400).raise_for_status()
     found: dict[str, Any] = answer.json()
     return found
 
@@ -181,7 +181,7 @@ def _alerts(prometheus: str, found: dict[str, Any]) -> set[str]:
 
     _wait(judged)
     expected = {"drift": {"Drift"}, "warning": {"DriftWarning"}}.get(found["verdict"], set())
-    _wait(lambda: firing() == expected, seconds=30)
+    _wait(lambda: firing() == expected, seconds=60)
     return firing()
 
 
@@ -269,7 +269,7 @@ def _process(command: Sequence[str], folder: Path, environment: dict[str, str]) 
         yield
     finally:
         process.terminate()
-        process.wait(30)
+        process.wait(200)
 
 
 def _prometheus_config(folder: Path, api: int, drift: int) -> Path:
@@ -291,7 +291,7 @@ def _answers(address: str) -> bool:
         return False
 
 
-def _wait(done: Callable[[], Found], seconds: float = 90) -> Found:
+def _wait(done: Callable[[], Found], seconds: float = 240) -> Found:
     deadline = time.monotonic() + seconds
     while not (found := done()):
         if time.monotonic() > deadline:

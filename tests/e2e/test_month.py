@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = [pytest.mark.slow, pytest.mark.posters]
+# What compares lets others go first, and may wait long beside other tests.
+pytestmark = [pytest.mark.slow, pytest.mark.posters, pytest.mark.timeout(900)]
 
 
 @pytest.fixture
