@@ -94,7 +94,7 @@ async def _run(
             opened.append(connection)
         for number, connection in enumerate(opened):
             loop.call_later(pause * number / connections, connection.send)
-        for length in (warm_up, seconds):
+        for length in filter(None, (warm_up, seconds)):  # even a wait of no length may see an answer, to be forgotten
             result.forget()
             await asyncio.wait({failed}, timeout=length)
     except OSError as error:
