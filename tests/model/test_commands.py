@@ -91,6 +91,16 @@ def test_train_shows_its_knobs(run: Run):
     assert "run_dir: here" in out
 
 
+def test_train_takes_a_whole_configuration_from_one_place(run: Run, tmp_path):
+    (tmp_path / "params.yaml").write_text(run("train", "--show", "experiment=smoke")[1])
+    code, out, _ = run("train", "--show", "--config", "params.yaml", "trainer.epochs=3")
+    assert code == 0
+    assert "name: smoke" in out
+    assert "epochs: 3" in out
+    code, _, err = run("train", "--config", "params.yaml", "--from-run", tmp_path)
+    assert (code, err) == (2, "onesheet: --from-run or --config: each is the whole configuration\n")
+
+
 def test_train_with_an_unknown_knob_is_wrong_usage(run: Run):
     assert run("train", "optimizer.lrr=0.5") == (
         2,

@@ -125,7 +125,25 @@ def brief(folder: Path) -> tuple[Page, dict]:
 
 
 def test_the_folder_holds_the_page_and_the_numbers_and_nothing_half_written(report):
-    assert sorted(path.name for path in report.iterdir()) == ["report.html", "report.json"]
+    assert sorted(path.name for path in report.iterdir()) == [
+        "genres.csv",
+        "metrics.json",
+        "reliability.csv",
+        "report.html",
+        "report.json",
+    ]
+
+
+def test_parts_of_the_numbers_lie_beside_them_for_programs_that_compare(report, numbers):
+    summary = json.loads((report / "metrics.json").read_text())
+    assert set(summary) == {"n", *numbers["intervals"]["metrics"]}
+    assert summary == {name: numbers[name] for name in summary}
+    genres = list(csv.DictReader(io.StringIO((report / "genres.csv").read_text())))
+    assert {row["genre"] for row in genres} == set(numbers["per_genre"])
+    for row in genres:
+        assert float(row["average_precision"]) == numbers["per_genre"][row["genre"]]["average_precision"]
+    bins = list(csv.DictReader(io.StringIO((report / "reliability.csv").read_text())))
+    assert [float(row["frequency"]) for row in bins] == [b["frequency"] for b in numbers["reliability"] if b["count"]]
 
 
 def test_the_page_has_every_section_and_says_what_it_is_about(page, numbers):

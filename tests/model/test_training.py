@@ -25,7 +25,7 @@ from safetensors.torch import save_file
 from onesheet.data.prepare import prepare
 from onesheet.errors import CheckpointError, ConfigError, DataError, TrainingError
 from onesheet.training.checkpoint import load_checkpoint
-from onesheet.training.compose import compose_config
+from onesheet.training.compose import compose_config, compose_yaml
 from onesheet.training.network import PosterNet
 from onesheet.training.pretrained import require_pretrained
 from onesheet.training.run import repeat_differences, train
@@ -105,6 +105,9 @@ def test_a_killed_run_ends_as_if_it_had_never_been_killed(configure, tmp_path):
             for name, tensor in one[part].items():
                 assert torch.equal(tensor, other[part][name]), f"{kind} {part} {name}"
     assert json.loads((tmp_path / "killed/run.json").read_text())["status"] == "finished"
+    curves = [(tmp_path / run / "curves.csv").read_text() for run in ("unbroken", "killed")]
+    assert curves[0] == curves[1]
+    assert [line.partition(",")[0] for line in curves[0].splitlines()] == ["epoch", "1", "2", "3", "4"]
 
 
 def _start_and_kill(config, overrides, when) -> None:
@@ -183,6 +186,16 @@ def test_a_group_chosen_for_a_repeat_replaces_that_of_the_run(configure, checkpo
     assert (config.logger.csv, config.logger.tensorboard) == (False, True)
     assert config.loss.gamma_positive == 2
     assert config.augment.min_scale == 0.9
+
+
+def test_a_configuration_that_was_shown_is_taken_in_place_of_the_defaults(tmp_path):
+    shown = compose_yaml(["experiment=starter", "optimizer.lr=0.5"])
+    (tmp_path / "params.yaml").write_text(shown)
+    config = compose_config(["trainer.epochs=3"], from_file=tmp_path / "params.yaml")
+    expected = compose_config(["experiment=starter", "optimizer.lr=0.5", "trainer.epochs=3"])
+    assert dataclasses.replace(config, run_dir="") == dataclasses.replace(expected, run_dir="")
+    assert config.run_dir.startswith("outputs/2"), "a folder of its own, named after the time"
+    assert compose_yaml([], from_file=tmp_path / "params.yaml") == shown
 
 
 @pytest.mark.parametrize("content", [None, "a: {", "trainer: {epohcs: 3}"])

@@ -42,7 +42,7 @@ def evaluate(
     raw: RawOption = RAW,
     report: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", file_okay=False, help="Write report.html and report.json into this folder."),
+        typer.Option(metavar="DIR", file_okay=False, help="Write a report into this folder: a page, JSON, CSV."),
     ] = None,
     posters: Annotated[
         bool, typer.Option("--posters/--no-posters", help="Show posters in the report; without, it may be passed on.")

@@ -9,6 +9,7 @@ import typer
 
 from onesheet.cli.options import ConfigDirOption
 from onesheet.console import complain, extra, progress
+from onesheet.errors import InvalidRequestError
 
 app = typer.Typer()
 runs = typer.Typer(no_args_is_help=True, help="Look at earlier training runs.")
@@ -29,6 +30,16 @@ def train(
     from_run: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Repeat the run in this folder, in a new folder.")
     ] = None,
+    config_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--config",
+            metavar="FILE",
+            exists=True,
+            dir_okay=False,
+            help="A whole configuration, as --show prints it, in place of the defaults.",
+        ),
+    ] = None,
     show: Annotated[bool, typer.Option("--show", help="Print every knob of the configuration and stop.")] = False,
 ) -> None:
     """Train a model.
@@ -37,11 +48,13 @@ def train(
     (optimizer.lr=3e-4). An interrupted or killed run goes on with resume=true run_dir=DIR.
     """
     with extra("train"):
-        from onesheet.training.compose import compose_config, to_yaml
-    config = compose_config(overrides or [], config_dir, from_run=from_run)
+        from onesheet.training.compose import compose_config, compose_yaml
+    if from_run and config_file:
+        raise InvalidRequestError("--from-run or --config: each is the whole configuration")
     if show:
-        typer.echo(to_yaml(config), nl=False)
+        typer.echo(compose_yaml(overrides or [], config_dir, from_run=from_run, from_file=config_file), nl=False)
         return
+    config = compose_config(overrides or [], config_dir, from_run=from_run, from_file=config_file)
     with extra("train"):
         from onesheet.training.launch import rank
         from onesheet.training.run import repeat_differences

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -20,6 +23,10 @@ from onesheet.evaluation.slices import SMALLEST
 
 PAGE: Final = "report.html"
 NUMBERS: Final = "report.json"
+# Parts of the numbers, flat, for programs that compare and plot them, such as DVC.
+SUMMARY: Final = "metrics.json"
+GENRES: Final = "genres.csv"
+RELIABILITY: Final = "reliability.csv"
 
 # Fewer positives than this, and a genre's figures are little more than anecdotes.
 _FEW: Final = 10
@@ -41,7 +48,8 @@ def write_report(
 ) -> tuple[Path, Path]:
     """Measure what `evaluate` has not, and write it all as `report.html` and `report.json` into the folder `out`.
 
-    The page needs nothing but itself: pictures are in it, scripts are not. Neither file is ever there half-written.
+    The page needs nothing but itself: pictures are in it, scripts are not. Beside them lie `metrics.json`, `genres.csv`
+    and `reliability.csv`, which repeat parts of the numbers. No file is ever there half-written.
 
     Args:
         evaluation: Of the bundle.
@@ -60,7 +68,10 @@ def write_report(
     out.mkdir(parents=True, exist_ok=True)
     numbers = findings(evaluation, bundle, options, progress)
     page = _render(evaluation, numbers, options)
-    _write(out / NUMBERS, json.dumps(numbers, indent=2, allow_nan=False) + "\n")
+    _write(out / NUMBERS, _json(numbers))
+    _write(out / SUMMARY, _json({name: numbers[name] for name in ("n", *_TITLES)}))
+    _write(out / GENRES, _csv([{"genre": genre, **measured} for genre, measured in _by_frequency(numbers)]))
+    _write(out / RELIABILITY, _csv([row for row in numbers["reliability"] if row["count"]]))
     _write(out / PAGE, page)
     return out / PAGE, out / NUMBERS
 
@@ -75,12 +86,11 @@ def _render(evaluation: Evaluation, numbers: dict[str, Any], options: ReportOpti
         lstrip_blocks=True,
     )
     environment.filters |= {"number": _number, "range": _range, "signed": _signed}
-    per_genre = sorted(numbers["per_genre"].items(), key=lambda item: -item[1]["positives"])
     return environment.get_template("report.html.j2").render(
         numbers,
         metrics=evaluation.metrics,
         titles=_TITLES,
-        genres=per_genre,
+        genres=_by_frequency(numbers),
         few=_FEW,
         smallest=SMALLEST,
         corruptions=CORRUPTIONS,
@@ -108,6 +118,23 @@ def _thumbnails(scored: Scored, numbers: dict[str, Any]) -> dict[str, str]:
     """Small pictures of the best and worst posters, by id."""
     paths = dict(zip(scored.ids, scored.paths, strict=True))
     return {card["id"]: thumbnail(paths[card["id"]]) for card in (*numbers["best"], *numbers["worst"])}
+
+
+def _by_frequency(numbers: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    """The genres with their figures, the most frequent first."""
+    return sorted(numbers["per_genre"].items(), key=lambda item: -item[1]["positives"])
+
+
+def _json(content: dict[str, Any]) -> str:
+    return json.dumps(content, indent=2, allow_nan=False) + "\n"
+
+
+def _csv(rows: Sequence[Mapping[str, Any]]) -> str:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
 
 
 def _write(path: Path, text: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import math
 from collections.abc import Iterator, Sequence
@@ -14,7 +15,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from onesheet.errors import ConfigError
@@ -81,7 +82,11 @@ def default_config_dir() -> Path:
 
 
 def compose_config(
-    overrides: Sequence[str], config_dir: Path | None = None, *, from_run: Path | None = None
+    overrides: Sequence[str],
+    config_dir: Path | None = None,
+    *,
+    from_run: Path | None = None,
+    from_file: Path | None = None,
 ) -> TrainConfig:
     """Compose `config.yaml`, its groups and Hydra overrides into a checked configuration.
 
@@ -90,35 +95,36 @@ def compose_config(
         config_dir: Folder with `config.yaml`; default: the shipped one.
         from_run: Folder of a run whose configuration takes the place of all defaults; the new run gets a folder of
             its own.
+        from_file: A file with a configuration, in the same place.
 
     Raises:
         ConfigError: A key or group is unknown (the nearest known one is named), a value is of the wrong type or out
             of its range, or the run kept no configuration.
     """
-    folder = (config_dir or default_config_dir()).resolve()
-    if not (folder / _CONFIG_FILE).is_file():
-        raise ConfigError(f"no {_CONFIG_FILE} in {folder}")
-    for override in overrides:
-        _check_override(override, folder)
-    if under_torchrun() and not any(override.startswith("run_dir=") for override in overrides):
-        raise ConfigError("under torchrun each process would name a folder of its own: say run_dir=DIR")
-    schema = TrainConfig if from_run is None else _configuration_of(from_run, overrides)
-    ConfigStore.instance().store(name="schema", node=schema)
-    GlobalHydra.instance().clear()
-    try:
-        with initialize_config_dir(str(folder), version_base="1.3", job_name="train"):
-            composed = compose("config" if from_run is None else "repeat", overrides=list(overrides))
-            config = cast("TrainConfig", OmegaConf.to_object(composed))
-    except AssertionError as error:  # how OmegaConf says that it cannot go below a node that is None
-        raise ConfigError(
-            "an override sets a part that is switched off; such as logger.wandb.project without logger=wandb"
-        ) from error
-    except (HydraException, OmegaConfBaseException) as error:
-        cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
-        key = getattr(cause, "full_key", None)
-        raise ConfigError((f"{key}: " if key else "") + str(cause).strip().splitlines()[0]) from error
+    kept = _kept_by(from_run) if from_run else from_file
+    with _composed(overrides, config_dir, kept) as composed:
+        config = cast("TrainConfig", OmegaConf.to_object(composed))
     check_values(config)
     return config
+
+
+def compose_yaml(
+    overrides: Sequence[str],
+    config_dir: Path | None = None,
+    *,
+    from_run: Path | None = None,
+    from_file: Path | None = None,
+) -> str:
+    """What `compose_config` makes, as YAML that it takes again as `from_file`.
+
+    A folder that will be named after the time stays so, and the same arguments give the same text.
+
+    Raises:
+        ConfigError: As by `compose_config`.
+    """
+    compose_config(overrides, config_dir, from_run=from_run, from_file=from_file)
+    with _composed(overrides, config_dir, _kept_by(from_run) if from_run else from_file) as composed:
+        return OmegaConf.to_yaml(composed)
 
 
 def to_yaml(config: TrainConfig) -> str:
@@ -149,13 +155,47 @@ def check_values(config: TrainConfig) -> None:
             )
 
 
-def _configuration_of(run_dir: Path, overrides: Sequence[str]) -> TrainConfig:
-    """What a run was configured with; a group that is chosen anew starts from its own defaults again."""
+@contextlib.contextmanager
+def _composed(overrides: Sequence[str], config_dir: Path | None, kept: Path | None) -> Iterator[DictConfig]:
+    """What Hydra makes of it all, with its errors in one line."""
+    folder = (config_dir or default_config_dir()).resolve()
+    if not (folder / _CONFIG_FILE).is_file():
+        raise ConfigError(f"no {_CONFIG_FILE} in {folder}")
+    for override in overrides:
+        _check_override(override, folder)
+    if under_torchrun() and not any(override.startswith("run_dir=") for override in overrides):
+        raise ConfigError("under torchrun each process would name a folder of its own: say run_dir=DIR")
+    schema = TrainConfig if kept is None else _read_kept(kept, overrides)
+    ConfigStore.instance().store(name="schema", node=schema)
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_dir(str(folder), version_base="1.3", job_name="train"):
+            yield compose("config" if kept is None else "repeat", overrides=list(overrides))
+    except AssertionError as error:  # how OmegaConf says that it cannot go below a node that is None
+        raise ConfigError(
+            "an override sets a part that is switched off; such as logger.wandb.project without logger=wandb"
+        ) from error
+    except (HydraException, OmegaConfBaseException) as error:
+        cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
+        key = getattr(cause, "full_key", None)
+        raise ConfigError((f"{key}: " if key else "") + str(cause).strip().splitlines()[0]) from error
+
+
+def _kept_by(run_dir: Path) -> Path:
+    """The file with the configuration of a run."""
     file = run_dir / _CONFIG_FILE
     if not file.is_file():
         raise ConfigError(f"{run_dir} is no run: it holds no {_CONFIG_FILE}")
+    return file
+
+
+def _read_kept(file: Path, overrides: Sequence[str]) -> TrainConfig:
+    """A configuration from a file; a group that is chosen anew starts from its own defaults again."""
     try:
-        kept = OmegaConf.merge(OmegaConf.structured(TrainConfig), OmegaConf.load(file))
+        # The folder, and whether it is a resumed run, are for the new run to say.
+        kept = OmegaConf.merge(
+            OmegaConf.structured(TrainConfig), OmegaConf.load(file), {"run_dir": "", "resume": False}
+        )
         config = cast("TrainConfig", OmegaConf.to_object(kept))
     except (OmegaConfBaseException, yaml.YAMLError) as error:
         raise ConfigError(f"{file} is no configuration of onesheet: {str(error).splitlines()[0]}") from error

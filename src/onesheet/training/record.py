@@ -20,6 +20,7 @@ BEST: Final = "best.ckpt"
 LAST: Final = "last.ckpt"
 CONFIG_FILE: Final = "config.yaml"
 RECORD_FILE: Final = "run.json"
+CURVES_FILE: Final = "curves.csv"
 
 _PACKAGES: Final = ("onesheet", "torch", "torchvision", "timm", "lightning", "numpy", "pillow", "onnxruntime")
 

@@ -16,6 +16,7 @@ from lightning.pytorch.strategies import DDPStrategy
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from onesheet.errors import ConfigError
+from onesheet.training.curves import Curves
 from onesheet.training.launch import processes
 from onesheet.training.pictures import Pictures
 from onesheet.training.profiling import TorchProfiler
@@ -95,10 +96,11 @@ def without_chatter() -> Iterator[None]:
 
 
 def genre_callbacks(config: TrainConfig) -> list[Callback]:
-    """Keep the best epoch, draw pictures, stop early."""
+    """Keep the best epoch and the curves, draw pictures, stop early."""
     run_dir = Path(config.run_dir)
     callbacks: list[Callback] = [
         ModelCheckpoint(run_dir, Path(BEST).stem, monitor=MONITOR, mode="max", enable_version_counter=False),
+        Curves(run_dir),
         Pictures(config.logger, run_dir),
     ]
     if config.trainer.patience > 0:
