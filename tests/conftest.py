@@ -15,10 +15,13 @@ import pytest
 from PIL import Image
 
 from onesheet.bundle import write_bundle
+from onesheet.image import PreprocessSpec
 from onesheet.predictor import Predictor, load_predictor
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from onesheet.data.manifest import Manifest
 
 REQUIRE_ALL = os.environ.get("ONESHEET_REQUIRE_ALL") == "1"
 GENRES = ("Comedy", "Drama", "Horror", "Romance")
@@ -132,8 +135,7 @@ def _tiny_metadata() -> dict[str, Any]:
 
 def _tiny_model() -> bytes:
     """uint8 images -> mean colour (0-1) -> genres; the embedding is a random projection of the colour."""
-    import onnx
-    from onnx import TensorProto, helper, numpy_helper
+    from onnx import TensorProto, helper
 
     #                   Comedy Drama Horror Romance
     weights = np.array([[4.0, -3.0, -4.0, 9.0], [4.0, -2.0, -4.0, -6.0], [4.0, 9.0, -4.0, -6.0]])
@@ -152,13 +154,21 @@ def _tiny_model() -> bytes:
         helper.make_node("Gemm", ["colour", "weights", "bias"], ["logits"]),
         helper.make_node("Sigmoid", ["logits"], ["probabilities"]),
     ]
+    return _checked(nodes, constants, EMBEDDING)
+
+
+def _checked(nodes: list[Any], constants: dict[str, np.ndarray], embedding: int) -> bytes:
+    """A graph as bundles promise it."""
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
     graph = helper.make_graph(
         nodes,
         "tiny",
         [helper.make_tensor_value_info("images", TensorProto.UINT8, ["N", HEIGHT, WIDTH, 3])],
         [
             helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, ["N", len(GENRES)]),
-            helper.make_tensor_value_info("embedding", TensorProto.FLOAT, ["N", EMBEDDING]),
+            helper.make_tensor_value_info("embedding", TensorProto.FLOAT, ["N", embedding]),
         ],
         [numpy_helper.from_array(value, name) for name, value in constants.items()],
     )
@@ -185,3 +195,100 @@ def _tiny_reference() -> bytes:
     sink = io.BytesIO()
     parquet.write_table(table, sink)
     return sink.getvalue()
+
+
+@pytest.fixture(scope="session")
+def make_bundle(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """`make_bundle(manifest, "2.0.0", skill=1.0)`: a bundle that tells made-up posters by the colours of their corners.
+
+    It is fitted to the training posters of the manifest. At skill 0 its answers are drawn from a hat.
+    """
+
+    def make(manifest: Manifest, version: str, skill: float = 1.0) -> Path:
+        folder = tmp_path_factory.mktemp("made") / "bundle"
+        _write_corner_bundle(manifest, version, skill, folder)
+        return folder
+
+    return make
+
+
+def _write_corner_bundle(manifest: Manifest, version: str, skill: float, folder: Path) -> None:
+    from sklearn.linear_model import LogisticRegression
+
+    from onesheet.evaluation.metrics import multilabel_metrics
+    from onesheet.export.reference import reference_table
+
+    spec = PreprocessSpec(height=HEIGHT, width=WIDTH)
+    train, validation, test = (manifest.split(name) for name in ("train", "validation", "test"))
+    pictures = {e.id: manifest.load(e, spec) for e in (*train.entries, *validation.entries, *test.entries)}
+
+    def corners(part: Manifest) -> np.ndarray:
+        pixels = np.stack([pictures[entry.id].pixels for entry in part.entries]) / 255
+        halves = [pixels[:, top : top + 16, left : left + 12] for left in (0, 12) for top in (0, 16)]
+        return np.concatenate([half.mean(axis=(1, 2)) for half in halves], axis=1)
+
+    fits = [LogisticRegression(C=100).fit(corners(train), truth) for truth in train.targets().T]
+    weights, bias = np.stack([fit.coef_[0] for fit in fits], 1), np.array([fit.intercept_[0] for fit in fits])
+    hat = np.random.default_rng(5).normal(size=weights.shape) * 3
+    weights, bias = skill * weights + (1 - skill) * hat, skill * bias - (1 - skill) * corners(train).mean(0) @ hat
+
+    def answers(part: Manifest) -> np.ndarray:
+        return np.asarray(1 / (1 + np.exp(-(corners(part) @ weights + bias))), np.float32)
+
+    reference = reference_table(
+        validation.entries, [pictures[e.id] for e in validation.entries], answers(validation), corners(validation)
+    )
+    probabilities = answers(test)
+    metadata = _tiny_metadata() | {
+        "name": "corners",
+        "version": version,
+        "architecture": "corners",
+        "data": {
+            "fingerprint": manifest.fingerprint,
+            "seed": manifest.seed,
+            "posters": manifest.counts(),
+            "genre_counts": dict(zip(GENRES, train.targets().sum(axis=0).tolist(), strict=True)),
+        },
+        "thresholds": dict.fromkeys(GENRES, 0.5),
+        "metrics": {
+            "test": multilabel_metrics(probabilities, test.targets(), probabilities >= 0.5, GENRES),
+            "parity": {"max_difference": 1e-7, "posters": 64},
+        },
+    }
+    files = {
+        "model.onnx": _corner_model(weights, bias),
+        "reference.parquet": reference,
+        "MODEL_CARD.md": b"# corners\n",
+    }
+    write_bundle(metadata, files, folder)
+
+
+def _corner_model(weights: np.ndarray, bias: np.ndarray) -> bytes:
+    """uint8 images -> mean colour of each corner (0-1), which is the embedding -> genres."""
+    from onnx import TensorProto, helper
+
+    constants = {
+        "axes": np.array([1, 2], np.int64),
+        "white": np.array(255, np.float32),
+        "weights": weights.astype(np.float32),
+        "bias": bias.astype(np.float32),
+    }
+    nodes = [
+        helper.make_node("Cast", ["images"], ["samples"], to=TensorProto.FLOAT),
+        helper.make_node("Div", ["samples", "white"], ["scaled"]),
+    ]
+    for number, (left, top) in enumerate((left, top) for left in (0, 12) for top in (0, 16)):
+        constants |= {
+            f"start{number}": np.array([top, left], np.int64),
+            f"end{number}": np.array([top + 16, left + 12], np.int64),
+        }
+        nodes += [
+            helper.make_node("Slice", ["scaled", f"start{number}", f"end{number}", "axes"], [f"corner{number}"]),
+            helper.make_node("ReduceMean", [f"corner{number}", "axes"], [f"mean{number}"], keepdims=0),
+        ]
+    nodes += [
+        helper.make_node("Concat", [f"mean{number}" for number in range(4)], ["embedding"], axis=1),
+        helper.make_node("Gemm", ["embedding", "weights", "bias"], ["logits"]),
+        helper.make_node("Sigmoid", ["logits"], ["probabilities"]),
+    ]
+    return _checked(nodes, constants, embedding=12)

@@ -33,6 +33,7 @@ from onesheet.errors import (
     MissingExtraError,
 )
 from onesheet.image import PreprocessSpec
+from onesheet.refs import STARTER, is_registered
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -44,7 +45,6 @@ INT8_FILE: Final = "model.int8.onnx"
 REFERENCE_FILE: Final = "reference.parquet"
 CARD_FILE: Final = "MODEL_CARD.md"
 REQUIRED_FILES: Final = (MODEL_FILE, REFERENCE_FILE, CARD_FILE)
-STARTER: Final = "starter"
 
 _MAX_BYTES: Final = 2 * 2**30
 _MAX_FILES: Final = 64
@@ -154,13 +154,20 @@ def load_bundle(ref: str | Path = STARTER) -> Bundle:
     """Read and verify a bundle.
 
     Args:
-        ref: A folder, a `.tar.gz`, `starter`, or an address such as `gs://bucket/folder` (needs the `gcs` extra).
+        ref: A folder, a `.tar.gz`, `starter`, an address such as `gs://bucket/folder` (needs the `gcs` extra), or of
+            the registry that the settings name (needs the `registry` extra) `champion`, `challenger`, or
+            `registry:` with the number of a version or another alias.
 
     Raises:
         BundleNotFoundError: Nothing is there.
+        RegistryError: The registry cannot be used, or has no such version.
         BundleSchemaError: It was written for another version of onesheet.
         BundleCorruptError: A file is missing, or differs from its recorded hash.
     """
+    if is_registered(str(ref)):
+        from onesheet.registry import load_registered
+
+        return load_registered(str(ref))
     files = _read_files(str(ref))
     if METADATA_FILE not in files:
         raise BundleNotFoundError(f"{ref} holds no {METADATA_FILE}")

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import typer
 
 from onesheet.errors import InvalidRequestError, MissingExtraError
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from onesheet.settings import Settings
+
+_PIPED_WIDTH: Final = 160
 
 
 def read_settings(**options: Any) -> Settings:
@@ -68,6 +72,16 @@ def progress(description: str) -> Iterator[Callable[[int, int | None], None]]:
                 bar.stop()
 
         yield advance
+
+
+def show_table(table: Table) -> None:
+    """On standard output, as wide as the terminal; where there is none, nobody is short of room."""
+    from rich.console import Console
+
+    console = Console()
+    if not console.is_terminal:
+        console.width = _PIPED_WIDTH
+    console.print(table)
 
 
 def printable(text: object) -> str:

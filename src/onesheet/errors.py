@@ -168,6 +168,37 @@ class BundleSchemaError(BundleError):
     title = "Bundle schema is not supported"
 
 
+class RegistryError(BundleError):
+    """The registry cannot be used, or not like that."""
+
+    code = "registry_failed"
+    title = "The registry cannot be used"
+
+
+class UnknownVersionError(RegistryError):
+    """The registry holds no such version, or no alias of this name."""
+
+    code = "unknown_version"
+    status = 404
+    title = "No such version"
+
+
+class PromotionRefusedError(RegistryError):
+    """A version does not pass the gates."""
+
+    code = "promotion_refused"
+    status = 409
+    title = "Promotion refused"
+
+
+class MovedMeanwhileError(RegistryError):
+    """Somebody else moved the alias first."""
+
+    code = "moved_meanwhile"
+    status = 409
+    title = "Somebody else was first"
+
+
 class NotReadyError(OnesheetError):
     """The model is still being loaded."""
 
@@ -250,6 +281,14 @@ class FetchError(DataError):
 
     code = "fetch_failed"
     title = "Fetch failed"
+
+
+class TransferError(DataError):
+    """A data version could not be brought to or from its remote completely."""
+
+    code = "transfer_failed"
+    status = 502
+    title = "Transfer failed"
 
 
 class ConfigError(OnesheetError):

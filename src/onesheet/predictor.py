@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar, cast, overload
 
 import numpy as np
 
-from onesheet.bundle import CARD_FILE, REFERENCE_FILE, STARTER, Bundle, BundleMetadata, Precision, load_bundle
+from onesheet.bundle import CARD_FILE, REFERENCE_FILE, Bundle, BundleMetadata, Precision, load_bundle
 from onesheet.errors import BundleCorruptError, ImageError, InvalidRequestError
 from onesheet.image import DEFAULT_LIMITS, ImageLimits, ImageSource, Picture, load_picture
+from onesheet.refs import STARTER
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from onesheet.refs import REGISTRY_PREFIX, is_registered
 
 
 class Settings(BaseSettings):
@@ -13,7 +15,33 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="ONESHEET_", env_file=".env", extra="ignore", frozen=True)
 
-    bundle: str = Field("starter", description="Bundle to use: a folder, a .tar.gz, `starter` or a gs:// address.")
+    bundle: str = Field(
+        "starter",
+        description="Bundle to use: a folder, a .tar.gz, `starter`, a gs:// address, or `champion`, `challenger` and "
+        "`registry:VERSION` from the registry.",
+    )
+    follow_seconds: float | None = Field(
+        None,
+        gt=0,
+        description="How often a service looks whether its bundle, an alias of the registry, is another version by "
+        "now; default: never.",
+    )
+    registry_url: str = Field(
+        "sqlite:///outputs/mlflow.db",
+        description="The registry: a file or database of MLflow, the address of an MLflow server, or "
+        "`wandb://ENTITY/PROJECT`.",
+    )
+    registry_artifacts: str | None = Field(
+        None,
+        description="Folder or address for the bundles of a registry that is a file or database; default: "
+        "`outputs/registry`. A server has its own.",
+    )
+    registry_model: str = Field(
+        "onesheet", pattern=r"^[A-Za-z0-9_-]+$", description="Name of the model whose versions the registry holds."
+    )
+    actor: str | None = Field(
+        None, description="Who moves aliases, for the registry's history; default: the user's name."
+    )
     precision: Literal["fp32", "int8"] = Field(
         "fp32", description="Graph of the bundle that answers; int8 is faster and a little less exact."
     )
@@ -111,6 +139,14 @@ class Settings(BaseSettings):
 
     log_level: str = Field("info", pattern="^(debug|info|warning|error)$", description="Least level that is logged.")
     log_json: bool = Field(False, description="One JSON object a line instead of coloured text.")
+
+    @field_validator("follow_seconds")
+    @classmethod
+    def _follows_an_alias(cls, seconds: float | None, given: ValidationInfo) -> float | None:
+        bundle = str(given.data.get("bundle"))
+        if seconds and (not is_registered(bundle) or bundle.removeprefix(REGISTRY_PREFIX).isdecimal()):
+            raise ValueError(f"only an alias of the registry can be followed, such as champion, not {bundle}")
+        return seconds
 
 
 def listed(value: str) -> list[str]:

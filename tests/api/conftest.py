@@ -9,6 +9,7 @@ import os
 import shutil
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import tempfile
@@ -26,7 +27,10 @@ from sqlalchemy import create_engine, text
 
 from onesheet.bundle import load_bundle, write_bundle
 from onesheet.log import configure_logging
+from onesheet.mlflow_store import open_mlflow_store
 from onesheet.predictionlog import PredictionLog
+from onesheet.registry import open_registry
+from onesheet.registry.lineage import submission
 from onesheet.serving import create_app
 from onesheet.settings import Settings
 
@@ -38,6 +42,7 @@ if TYPE_CHECKING:
 
     from onesheet.predictionlog import LoggedPrediction
     from onesheet.predictor import Predictor
+    from onesheet.registry import Registry, Version
 
 
 _Found = TypeVar("_Found")
@@ -431,3 +436,41 @@ def serving(tiny_bundle: Path, tmp_path: Path) -> Iterator[Callable[..., Served]
     yield start
     for server in servers:
         server.kill()
+
+
+@pytest.fixture(scope="session")
+def empty_registry(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """MLflow takes seconds to make one."""
+    from mlflow import MlflowClient
+
+    path = tmp_path_factory.mktemp("mlflow") / "empty.db"
+    MlflowClient(open_mlflow_store(f"sqlite:///{path}")).search_registered_models()
+    return path
+
+
+@pytest.fixture
+def embedded(empty_registry: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Registry:
+    """A new registry in the working folder, where a command finds it unless it is told otherwise."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("ONESHEET_ACTOR", "ada")
+    Path("outputs").mkdir()
+    with closing(sqlite3.connect(empty_registry)) as store:
+        store.execute("VACUUM INTO 'outputs/mlflow.db'")
+    # An address of its own: MLflow remembers what it has opened under this one in another folder.
+    monkeypatch.setenv("ONESHEET_REGISTRY_URL", f"sqlite:///{tmp_path}/outputs/mlflow.db")
+    return open_registry(Settings())
+
+
+@pytest.fixture(scope="session")
+def register() -> Callable[..., Version]:
+    """`register(registry, bundle, alias="champion")`: the newest version, and what the alias stands for."""
+
+    def registered(registry: Registry, bundle: Path, note: str = "", alias: str | None = None) -> Version:
+        nowhere = bundle / "nothing"
+        with submission(str(bundle), None, nowhere, nowhere) as submitted:
+            version = registry.register(submitted.folder, submitted.lineage, note)
+        if alias:
+            registry.move(registry.standing(alias), version, "promote", "because")
+        return version
+
+    return registered

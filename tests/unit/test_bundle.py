@@ -18,7 +18,7 @@ from fsspec.registry import _registry as loaded_file_systems
 from pydantic import ValidationError
 
 from onesheet import bundle as bundle_module
-from onesheet.bundle import STARTER, Bundle, load_bundle, write_bundle
+from onesheet.bundle import Bundle, load_bundle, write_bundle
 from onesheet.errors import (
     BundleCorruptError,
     BundleError,
@@ -26,6 +26,7 @@ from onesheet.errors import (
     BundleSchemaError,
     MissingExtraError,
 )
+from onesheet.refs import STARTER
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -148,7 +149,7 @@ def test_without_the_extra_the_address_says_what_to_install(monkeypatch: pytest.
 
 
 @pytest.mark.parametrize(
-    "ref", ["nowhere", "no/where", "champion", "\0", "x" * 5000, "nowhere://bucket/x", "/dev/null"]
+    "ref", ["nowhere", "no/where", "champions", "\0", "x" * 5000, "nowhere://bucket/x", "/dev/null"]
 )
 def test_a_reference_that_leads_nowhere(ref: str) -> None:
     with pytest.raises(BundleNotFoundError):

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from onesheet.cli import answers, data, drift, log, models, page, training
+from onesheet.cli import answers, data, drift, log, models, page, registry, training
 from onesheet.cli.options import EXIT_FAILURE, EXIT_INTERRUPTED, EXIT_USAGE
 from onesheet.console import complain
 from onesheet.errors import ConfigError, InvalidRequestError, OnesheetError
@@ -32,6 +32,7 @@ app.add_typer(data.app, name="data")
 app.add_typer(training.app)
 app.add_typer(training.runs, name="runs")
 app.add_typer(models.app)
+app.add_typer(registry.app, name="registry")
 app.add_typer(drift.app)
 app.add_typer(log.app, name="log")
 

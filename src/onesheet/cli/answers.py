@@ -85,6 +85,14 @@ def serve(
     workers: Annotated[
         int | None, typer.Option(min=1, help="Processes side by side. (default: ONESHEET_WORKERS or 1)")
     ] = None,
+    follow: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SECONDS",
+            help="Look this often whether --bundle champion is another version by now. "
+            "(default: ONESHEET_FOLLOW_SECONDS or never)",
+        ),
+    ] = None,
 ) -> None:
     """Serve the HTTP API until SIGTERM or Ctrl-C.
 
@@ -93,7 +101,9 @@ def serve(
     from onesheet.serving import serve as serve_with_fastapi
     from onesheet.serving.bento_server import serve_with_bentoml
 
-    settings = read_settings(bundle=bundle, precision=precision, host=host, port=port, workers=workers)
+    settings = read_settings(
+        bundle=bundle, precision=precision, host=host, port=port, workers=workers, follow_seconds=follow
+    )
     (serve_with_bentoml if engine == "bentoml" else serve_with_fastapi)(settings)
 
 

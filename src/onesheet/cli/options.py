@@ -15,7 +15,7 @@ BundleOption = Annotated[
     str | None,
     typer.Option(
         metavar="REF",
-        help="A folder, a .tar.gz, `starter` or a gs:// address. (default: ONESHEET_BUNDLE or starter)",
+        help="A folder, a .tar.gz, `starter`, `champion` or a gs:// address. (default: ONESHEET_BUNDLE or starter)",
     ),
 ]
 PrecisionOption = Annotated[

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,6 +45,17 @@ class Scored:
     targets: NDArray[np.bool_]
     probabilities: NDArray[np.float32]
     decisions: NDArray[np.bool_]
+
+    def first(self, posters: int) -> Scored:
+        """The first of them."""
+        return replace(
+            self,
+            ids=self.ids[:posters],
+            paths=self.paths[:posters],
+            targets=self.targets[:posters],
+            probabilities=self.probabilities[:posters],
+            decisions=self.decisions[:posters],
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -98,7 +98,7 @@ CORRUPTIONS: Final = {
 """Their order is that of the report."""
 
 _GRADED: Final = {name for name, kind in CORRUPTIONS.items() if len(kind.amounts) > 1}
-_VARIANTS: Final = [
+ALL_VARIANTS: Final = [
     (name, severity) for name, kind in CORRUPTIONS.items() for severity, _ in enumerate(kind.amounts, 1)
 ]
 
@@ -116,16 +116,22 @@ def corrupt(image: Image.Image, name: str, severity: int, seed: int) -> Image.Im
     return kind.apply(image, kind.amounts[severity - 1], np.random.default_rng(seed))
 
 
-def robustness(predictor: Predictor, scored: Scored, on_poster: Callable[[int, int], None]) -> dict[str, Any]:
-    """Metrics on the untouched posters and on every corrupted version of them.
+def robustness(
+    predictor: Predictor,
+    scored: Scored,
+    on_poster: Callable[[int, int], None],
+    variants: Sequence[tuple[str, int]] = ALL_VARIANTS,
+) -> dict[str, Any]:
+    """Metrics on the untouched posters and on corrupted versions of them.
 
     Each poster is decoded once, and its versions are made and answered a few at a time; what is kept are the
-    probabilities, about 4 bytes x 41 versions x G a poster.
+    probabilities, about 4 bytes x versions x G a poster.
 
     Args:
         predictor: The model; its threads are used.
         scored: The posters, and the thresholds that decide.
         on_poster: Called with (done, total).
+        variants: Corruptions with their severities; default: all 41.
 
     Returns:
         `untouched`: metrics; `corrupted`: a list of `corruption`, `severity`, `amount`, `quantity` and metrics;
@@ -138,9 +144,9 @@ def robustness(predictor: Predictor, scored: Scored, on_poster: Callable[[int, i
     posters = list(zip(scored.ids, scored.paths, strict=True))
 
     def answer(poster: tuple[str, Path]) -> NDArray[np.float32]:
-        return _answer_versions(predictor, *poster)
+        return _answer_versions(predictor, variants, *poster)
 
-    probabilities = np.empty((len(posters), len(_VARIANTS), len(scored.genres)), np.float32)
+    probabilities = np.empty((len(posters), len(variants), len(scored.genres)), np.float32)
     versions = map_batches(lambda batch: [answer(poster) for poster in batch], posters, predictor.threads, 1)
     for i, row in enumerate(versions):
         probabilities[i] = row
@@ -153,7 +159,7 @@ def robustness(predictor: Predictor, scored: Scored, on_poster: Callable[[int, i
             "quantity": CORRUPTIONS[name].quantity,
             **summary_metrics(version, scored.targets, version >= scored.thresholds),
         }
-        for (name, severity), version in zip(_VARIANTS, probabilities.swapaxes(0, 1), strict=True)
+        for (name, severity), version in zip(variants, probabilities.swapaxes(0, 1), strict=True)
     ]
     ranked = sorted((row for row in corrupted if row["map_macro"] is not None), key=lambda row: row["map_macro"])
     return {
@@ -164,13 +170,15 @@ def robustness(predictor: Predictor, scored: Scored, on_poster: Callable[[int, i
     }
 
 
-def _answer_versions(predictor: Predictor, film: str, path: Path) -> NDArray[np.float32]:
-    """Probabilities `[V, G]` of all corrupted versions of one poster."""
+def _answer_versions(
+    predictor: Predictor, variants: Sequence[tuple[str, int]], film: str, path: Path
+) -> NDArray[np.float32]:
+    """Probabilities `[V, G]` of corrupted versions of one poster."""
     image = _read(path, predictor)
     seed = zlib.crc32(film.encode())
     answers = []
-    for start in range(0, len(_VARIANTS), _BATCH):
-        batch = _VARIANTS[start : start + _BATCH]
+    for start in range(0, len(variants), _BATCH):
+        batch = variants[start : start + _BATCH]
         pixels = [predictor.read(corrupt(image, name, severity, seed)).pixels for name, severity in batch]
         answers.append(predictor.run(np.stack(pixels))[0])
     return np.concatenate(answers)

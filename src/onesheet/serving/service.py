@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final, Literal, TypeAlias
@@ -15,6 +15,7 @@ from onesheet.errors import BundleError, InvalidRequestError, LogUnavailableErro
 from onesheet.predictionlog import Feedback, LoggedPrediction
 from onesheet.predictor import Predictor, usable_cores
 from onesheet.serving.engine import Answer, Engine
+from onesheet.serving.follower import AliasFollower
 from onesheet.serving.loading import keep_for_all, load_for_service
 from onesheet.serving.recorder import Recorder
 from onesheet.serving.shadow import Shadow
@@ -77,6 +78,7 @@ class PredictionService:
         self._choice = choice
         self._replacing = asyncio.Lock()
         self._on_stages = on_stages
+        self._follower = AliasFollower(settings) if settings.follow_seconds else None
         self._choice_number: int | None = None
         self.recorder = Recorder(settings, metrics)
         if predictor is not None:
@@ -127,12 +129,7 @@ class PredictionService:
         self._tried_to_load.set()
         if self._settings.shadow_bundle:
             await self._start_shadow(self._settings.shadow_bundle)
-        while self._choice is not None:
-            await asyncio.sleep(_WATCH_SECONDS)
-            async with self._replacing:  # else what is loaded here could replace what is chosen meanwhile
-                if ref := self._chosen():
-                    with suppress(BundleError), self._counted():
-                        self._use(await load_for_service(ref, self._settings))
+        await asyncio.gather(self._heed_choice(), self._follow_alias())
 
     async def wait_until_loaded(self, seconds: float) -> None:
         """Wait, not for ever, until the first bundle is there or has failed."""
@@ -151,9 +148,36 @@ class PredictionService:
     async def _start(self, ref: str) -> None:
         """Load the first bundle; a failure is kept for those who ask, never raised."""
         try:
-            self._use(await load_for_service(ref, self._settings))
+            if self._follower is None:
+                self._use(await load_for_service(ref, self._settings))
+            else:
+                await self._take_version(self._follower)
         except BundleError as error:
             self._failure = error
+
+    async def _heed_choice(self) -> None:
+        """Use what another process of this service has chosen."""
+        while self._choice is not None:
+            await asyncio.sleep(_WATCH_SECONDS)
+            async with self._replacing:  # else what is loaded here could replace what is chosen meanwhile
+                if ref := self._chosen():
+                    with suppress(BundleError), self._counted():
+                        self._use(await load_for_service(ref, self._settings))
+
+    async def _follow_alias(self) -> None:
+        """Use the version that the alias stands for; while it cannot be had, the one before answers on."""
+        while self._follower is not None:
+            await asyncio.sleep(self._settings.follow_seconds or 0)
+            with suppress(BundleError):
+                await self._take_version(self._follower)
+
+    async def _take_version(self, follower: AliasFollower) -> None:
+        if ref := await follower.moved():
+            is_a_change = self._engine is not None
+            async with self._replacing:
+                with self._counted() if is_a_change else nullcontext():
+                    self._use(await load_for_service(ref, self._settings))
+            follower.take(ref)
 
     async def _start_shadow(self, ref: str) -> None:
         with suppress(BundleError):
@@ -165,7 +189,12 @@ class PredictionService:
 
         Raises:
             BundleError: It cannot be used, and the old one goes on.
+            InvalidRequestError: This service follows an alias of the registry, which is moved there.
         """
+        if self._follower is not None:
+            raise InvalidRequestError(
+                f"this service follows the {self._follower.alias} of the registry: promote or roll back there"
+            )
         async with self._replacing:
             with self._counted():
                 place = ref if self._choice is None else await keep_for_all(ref, self._choice)

@@ -12,8 +12,8 @@ from typing import Any, Final
 from rich.table import Table
 
 from onesheet.errors import TrainingError
+from onesheet.mlflow_store import open_mlflow_store
 from onesheet.training.config import TrainConfig
-from onesheet.training.tracking import open_mlflow_store
 
 MAX_RUNS: Final = 1000
 

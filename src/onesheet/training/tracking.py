@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
-import os
-import sqlite3
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -14,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 from PIL import Image
 
 from onesheet.errors import ConfigError, TrainingError
+from onesheet.mlflow_store import SQLITE, open_mlflow_store
 
 if TYPE_CHECKING:
     from lightning.pytorch.loggers import Logger
@@ -23,8 +21,6 @@ if TYPE_CHECKING:
     from onesheet.training.record import RunRecord
 
 METRICS_FOLDER: Final = "metrics"
-_SQLITE: Final = "sqlite:///"
-_LOCK_SECONDS: Final = 60
 
 
 def open_loggers(config: TrainConfig, record: RunRecord) -> list[Logger]:
@@ -52,23 +48,6 @@ def open_loggers(config: TrainConfig, record: RunRecord) -> list[Logger]:
         if not (begun and isinstance(logger, MLFlowLogger)):
             logger.log_hyperparams(asdict(config))
     return loggers
-
-
-def open_mlflow_store(uri: str) -> str:
-    """Make a store that is a file ready for several runs at a time, and keep MLflow from calling home.
-
-    Returns:
-        The address to use: runs that write at the same moment wait for each other, instead of failing.
-    """
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
-    if not uri.startswith(_SQLITE) or "?" in uri:
-        return uri
-    path = Path(uri.removeprefix(_SQLITE))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with contextlib.closing(sqlite3.connect(path, timeout=_LOCK_SECONDS)) as store:
-        store.execute("PRAGMA journal_mode=WAL")
-    return f"{uri}?timeout={_LOCK_SECONDS}"
 
 
 def log_picture(loggers: Sequence[Logger], name: str, figure: Figure, step: int) -> None:
@@ -129,7 +108,7 @@ def _open_mlflow(config: TrainConfig, mlflow: MlflowConfig, record: RunRecord) -
     from lightning.pytorch.loggers import MLFlowLogger
     from mlflow.exceptions import MlflowException
 
-    local = mlflow.uri.startswith(_SQLITE)
+    local = mlflow.uri.startswith(SQLITE)
     tags = {"run_dir": config.run_dir, "fingerprint": record.fingerprint, "git_commit": record.git_commit or "unknown"}
     logger = MLFlowLogger(
         mlflow.experiment,

@@ -1,0 +1,223 @@
+"""A registry in MLflow: in a file or database that this process opens itself, or behind a server.
+
+A version of the registered model is a bundle. The artifacts lie in a run of an experiment of their own, together with
+what the lineage is known by, so that MLflow's pages show it. The history is a second registered model, each version of
+which is a move: MLflow numbers versions by a unique key of its database, so two moves never get the same number,
+however many people and machines there are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from pydantic import ValidationError
+
+from onesheet.errors import MissingExtraError, RegistryError, UnknownVersionError
+from onesheet.mlflow_store import SQLITE, open_mlflow_store, shown
+from onesheet.registry.records import Move, MoveState, Version
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities.model_registry import ModelVersion
+
+_EXPERIMENT: Final = "onesheet-registry"
+_ARTIFACTS: Final = "outputs/registry"
+_RECORD: Final = "onesheet"
+_STATE: Final = "state"
+_PAGE: Final = 1000
+
+
+class MlflowStore:
+    """A `Store` in MLflow.
+
+    Args:
+        url: Of the tracking store, which holds the registry too.
+        model: Name of the registered model.
+        artifacts: Folder or address for the bundles, where MLflow has no server that knows one.
+    """
+
+    def __init__(self, url: str, model: str, artifacts: str | None) -> None:
+        self._url = url
+        self._model = model
+        self._moves = f"{model}.moves"
+        self._artifacts = artifacts
+
+    def add(self, folder: Path, version: Version) -> Version:
+        """As `Store.add`."""
+        lineage = version.lineage
+        with self._told():
+            run = self._client.create_run(
+                self._experiment, run_name=f"{lineage.model_name} {lineage.model_version}", tags=_texts(version)
+            ).info.run_id
+            for name, value in lineage.metrics.items():
+                self._client.log_metric(run, name, value)
+            self._client.log_artifacts(run, str(folder))
+            self._client.set_terminated(run)
+            made = self._client.create_model_version(
+                self._named(self._model),
+                source=f"runs:/{run}/bundle",
+                run_id=run,
+                tags={**_texts(version), _RECORD: version.model_dump_json(exclude={"number"})},
+                description=version.note,
+            )
+        return version.model_copy(update={"number": int(made.version)})
+
+    def versions(self) -> list[Version]:
+        """As `Store.versions`; others than ours, made by hand, are left out."""
+        found = (_version(each) for each in self._all_of(self._model))
+        return sorted((each for each in found if each), key=lambda each: -each.number)
+
+    def aliases(self) -> dict[str, int]:
+        """As `Store.aliases`."""
+        if not self._exists:
+            return {}
+        try:
+            with self._told():
+                known = self._client.get_registered_model(self._model)
+        except UnknownVersionError:  # nothing was ever registered
+            return {}
+        return {alias: int(number) for alias, number in known.aliases.items()}
+
+    def set_alias(self, alias: str, number: int | None) -> None:
+        """As `Store.set_alias`."""
+        with self._told():
+            if number is None:
+                self._client.delete_registered_model_alias(self._model, alias)
+            else:
+                self._client.set_registered_model_alias(self._model, alias, str(number))
+
+    def fetch(self, number: int, part: str, into: Path) -> Path:
+        """As `Store.fetch`."""
+        with self._told():
+            run = self._client.get_model_version(self._model, str(number)).run_id
+            return Path(self._client.download_artifacts(str(run), part, str(into)))
+
+    def moves(self) -> list[Move]:
+        """As `Store.moves`."""
+        return sorted((_move(each) for each in self._all_of(self._moves)), key=lambda move: move.number)
+
+    def record(self, move: Move) -> int:
+        """As `Store.record`."""
+        with self._told():
+            moved = self._client.get_model_version(self._model, str(move.after))
+            made = self._client.create_model_version(
+                self._named(self._moves),
+                source=str(moved.source),
+                run_id=moved.run_id,
+                tags={_RECORD: move.model_dump_json(exclude={"number", "state"}), _STATE: move.state},
+                description=f"{move.by}: {move.kind}, {move.alias} from {move.before} to {move.after}. {move.reason}",
+            )
+        return int(made.version)
+
+    def conclude(self, number: int, state: MoveState) -> None:
+        """As `Store.conclude`."""
+        with self._told():
+            self._client.set_model_version_tag(self._moves, str(number), _STATE, state)
+
+    @cached_property
+    def _client(self) -> MlflowClient:
+        try:
+            from mlflow import MlflowClient
+        except ModuleNotFoundError as error:
+            raise MissingExtraError("the registry needs an extra: pip install 'onesheet[registry]'") from error
+        from mlflow.exceptions import MlflowException
+        from sqlalchemy.exc import SQLAlchemyError
+
+        try:
+            address = open_mlflow_store(self._url)
+            return MlflowClient(address, registry_uri=address)
+        except (OSError, SQLAlchemyError, MlflowException) as error:
+            raise self._unusable(str(error)) from error
+
+    @cached_property
+    def _experiment(self) -> str:
+        """Its id; it is made where there is none yet."""
+        from mlflow.exceptions import MlflowException
+
+        if known := self._client.get_experiment_by_name(_EXPERIMENT):
+            return str(known.experiment_id)
+        place = self._artifacts
+        if place is None and self._url.startswith(SQLITE):
+            place = _ARTIFACTS
+        if place is not None and "://" not in place:
+            place = Path(place).resolve().as_uri()
+        try:
+            return str(self._client.create_experiment(_EXPERIMENT, artifact_location=place))
+        except MlflowException:
+            if somebody_elses := self._client.get_experiment_by_name(_EXPERIMENT):
+                return str(somebody_elses.experiment_id)
+            raise
+
+    def _named(self, model: str) -> str:
+        """The name of a registered model, which is made where there is none yet."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            self._client.get_registered_model(model)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+            try:
+                self._client.create_registered_model(model)
+            except MlflowException as meanwhile:
+                if meanwhile.error_code != "RESOURCE_ALREADY_EXISTS":
+                    raise
+        return model
+
+    @property
+    def _exists(self) -> bool:
+        """False for a file that nobody has made yet: who only looks shall not be the one."""
+        return not self._url.startswith(SQLITE) or Path(self._url.removeprefix(SQLITE).partition("?")[0]).exists()
+
+    def _all_of(self, model: str) -> Iterator[ModelVersion]:
+        token = None
+        while self._exists:
+            with self._told():
+                page = self._client.search_model_versions(f"name='{model}'", max_results=_PAGE, page_token=token)
+            yield from page
+            if not (token := page.token):
+                return
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        """Turn what MLflow says into one line."""
+        client = self._client  # first of all, so that a missing package is told as such
+        del client
+        from mlflow.exceptions import MlflowException
+
+        try:
+            yield
+        except MlflowException as error:
+            if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+                raise UnknownVersionError(f"the registry at {shown(self._url)}: {shown(error.message)}") from error
+            raise self._unusable(error.message) from error
+        except OSError as error:
+            raise self._unusable(str(error)) from error
+
+    def _unusable(self, reason: str) -> RegistryError:
+        return RegistryError(f"the registry at {shown(self._url)} cannot be used: {shown(reason).splitlines()[0]}")
+
+
+def _texts(version: Version) -> dict[str, str]:
+    """What a reader of MLflow's pages looks for, and can search."""
+    lineage = version.lineage.model_dump(mode="json", exclude={"metrics"})
+    return {name: str(value) for name, value in lineage.items() if value is not None} | {"registered_by": version.by}
+
+
+def _version(stored: ModelVersion) -> Version | None:
+    try:
+        known = Version.model_validate_json(stored.tags[_RECORD], strict=False)
+    except (KeyError, ValidationError):
+        return None
+    return known.model_copy(update={"number": int(stored.version)})
+
+
+def _move(stored: ModelVersion) -> Move:
+    move = Move.model_validate_json(stored.tags[_RECORD])
+    time = datetime.fromtimestamp(stored.creation_timestamp / 1000, UTC)
+    return move.model_copy(update={"number": int(stored.version), "state": stored.tags[_STATE], "time": time})

@@ -1,0 +1,279 @@
+"""The registry on every store that it knows: versions, aliases, history; and two people at once."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from functools import partial
+from pathlib import Path
+
+import httpx
+import pytest
+from sqlalchemy import create_engine, make_url, text
+
+from onesheet import cli, load_predictor
+from onesheet.bundle import load_bundle
+from onesheet.errors import (
+    BundleCorruptError,
+    MovedMeanwhileError,
+    RegistryError,
+    UnknownVersionError,
+)
+from onesheet.registry import Registry, open_registry
+from onesheet.settings import Settings
+
+
+@pytest.fixture(scope="module")
+def mlflow_server(tmp_path_factory: pytest.TempPathFactory, free_port) -> Iterator[str]:
+    """MLflow's own server, which keeps the artifacts too."""
+    folder, port = tmp_path_factory.mktemp("mlflow"), free_port()
+    options = {
+        "--backend-store-uri": f"sqlite:///{folder}/server.db",
+        "--artifacts-destination": str(folder / "artifacts"),
+        "--host": "127.0.0.1",
+        "--port": str(port),
+        "--workers": "1",
+    }
+    command = [sys.executable, "-m", "mlflow", "server", *(word for pair in options.items() for word in pair)]
+    with (folder / "log").open("wb") as log:
+        server = subprocess.Popen(
+            command, stdout=log, stderr=log, cwd=folder, env={**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true"}
+        )
+    try:
+        for _ in range(240):
+            try:
+                httpx.get(f"http://127.0.0.1:{port}/health", timeout=1).raise_for_status()
+                break
+            except httpx.HTTPError:
+                threading.Event().wait(0.5)
+        else:
+            pytest.fail((folder / "log").read_text())
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        server.terminate()
+        server.wait(30)
+
+
+@pytest.fixture(scope="module")
+def mlflow_in_postgres(postgres) -> str:
+    """A database of its own: MLflow remembers for as long as the process lives that it has made its tables."""
+    engine = create_engine(postgres.url, isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
+        connection.execute(text("CREATE DATABASE registry"))
+    engine.dispose()
+    return str(make_url(postgres.url).set(database="registry").render_as_string())
+
+
+@pytest.fixture(scope="module")
+def mlflow_in_a_file(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """An SQLite file."""
+    return f"sqlite:///{tmp_path_factory.mktemp('mlflow')}/registry.db"
+
+
+@pytest.fixture(params=["mlflow_in_a_file", "mlflow_in_postgres", "mlflow_server"])
+def url(request: pytest.FixtureRequest) -> str:
+    """An address of a registry, which others have used under other names."""
+    return str(request.getfixturevalue(request.param))
+
+
+@pytest.fixture
+def open_as(url: str, tmp_path: Path, request: pytest.FixtureRequest):
+    """`open_as("ada")`: the registry as somebody sees it."""
+    model = re.sub(r"\W+", "-", request.node.name)
+
+    def opened(actor: str) -> Registry:
+        artifacts = None if url.startswith("http") else str(tmp_path / "artifacts")
+        return open_registry(
+            Settings(registry_url=url, registry_artifacts=artifacts, registry_model=model, actor=actor)
+        )
+
+    return opened
+
+
+def move(registry: Registry, alias: str, version, kind="promote"):
+    return registry.move(registry.standing(alias), version, kind, "because")
+
+
+def test_versions_aliases_and_history(register, open_as, tiny_bundle, next_bundle, tmp_path):
+    ada, bob = open_as("ada"), open_as("bob")
+    assert (ada.versions(), ada.aliases(), ada.history()) == ([], {}, [])
+
+    first = register(ada, tiny_bundle, "the first")
+    second = register(bob, next_bundle)
+    move(ada, "challenger", second, "register")
+    move(ada, "champion", first)
+    move(bob, "champion", second)
+
+    listed = ada.versions()
+    assert [(each.number, each.by, each.note, each.lineage.model_version) for each in listed] == [
+        (second.number, "bob", "", "2.0.0"),
+        (first.number, "ada", "the first", "1.2.3"),
+    ]
+    lineage = listed[1].lineage
+    assert (lineage.architecture, lineage.metrics, lineage.fingerprint) == ("mean_colour", {"f1_macro": 0.5}, "0" * 64)
+    assert lineage.bytes == sum(len(content) for content in load_bundle(tiny_bundle).files.values())
+    assert ada.aliases() == {"champion": second.number}  # what is promoted challenges nobody any more
+    assert [(each.by, each.kind, each.alias, each.before, each.after, each.state) for each in bob.history()] == [
+        ("ada", "register", "challenger", None, second.number, "done"),
+        ("ada", "promote", "champion", None, first.number, "done"),
+        ("bob", "promote", "champion", first.number, second.number, "done"),
+    ]
+    assert bob.former_champion() == first
+    assert bob.find("champion") == second
+    assert bob.load(first).metadata == load_bundle(tiny_bundle).metadata
+    assert bob.fetch(second, tmp_path / "deep" / "copy").files == load_bundle(next_bundle).files
+    assert load_bundle(tmp_path / "deep" / "copy").metadata.version == "2.0.0"
+
+
+def test_of_two_who_promote_at_once_one_wins_and_the_other_is_told(register, open_as, tiny_bundle, next_bundle):
+    ada, bob = open_as("ada"), open_as("bob")
+    first, second = register(ada, tiny_bundle), register(ada, next_bundle)
+    decided = [(ada, ada.standing("champion"), first), (bob, bob.standing("champion"), second)]
+    together = threading.Barrier(2)
+
+    def promote(registry, standing, version):
+        together.wait()
+        try:
+            return registry.move(standing, version, "promote", "better")
+        except MovedMeanwhileError as error:
+            return error
+
+    with ThreadPoolExecutor() as pool:
+        ended = list(pool.map(lambda each: promote(*each), decided))
+
+    (lost,) = (each for each in ended if isinstance(each, MovedMeanwhileError))
+    (won,) = (each for each in ended if each is not lost)
+    assert ada.aliases() == {"champion": won.after}
+    assert f"{won.by} moved the champion from version None to {won.after} meanwhile" in lost.message
+    assert sorted(each.state for each in ada.history()) == ["done", "lost"]
+    assert move(bob, "champion", second).state == "done"  # whoever looks again may
+
+
+def test_somebody_elses_other_alias_is_in_nobodys_way(register, open_as, tiny_bundle):
+    ada = open_as("ada")
+    version = register(ada, tiny_bundle)
+    standing = ada.standing("champion")
+    move(open_as("bob"), "challenger", version, "register")
+    assert ada.move(standing, version, "promote", "better").state == "done"
+
+
+# ------------------------------------------------------------------------------------ what can go wrong, on one store
+
+
+def test_a_bundle_is_named_by_alias_or_number_wherever_one_is_named(
+    register, embedded, tiny_bundle, next_bundle, make_poster
+):
+    move(embedded, "champion", register(embedded, tiny_bundle))
+    move(embedded, "challenger", register(embedded, next_bundle), "register")
+    move(embedded, "holidays", register(embedded, next_bundle), "register")
+    assert load_predictor("champion").predict(make_poster("yellow")).model_version == "1.2.3"
+    for ref, version in (("challenger", "2.0.0"), ("registry:1", "1.2.3"), ("registry:holidays", "2.0.0")):
+        assert load_bundle(ref).metadata.version == version
+    for ref, said in (
+        ("registry:9", "the registry has no version 9"),
+        ("registry:nobody", "no alias `nobody`; there are: challenger, champion, holidays"),
+    ):
+        with pytest.raises(UnknownVersionError, match=said):
+            load_bundle(ref)
+
+
+@pytest.mark.parametrize("name", ["model.onnx", "bundle.json"])
+def test_what_was_changed_after_it_was_registered_is_refused(register, embedded, tiny_bundle, tmp_path, name):
+    version = register(embedded, tiny_bundle)
+    (stored,) = (tmp_path / "outputs").glob(f"registry/**/{name}")
+    stored.write_bytes(stored.read_bytes().replace(b"tiny", b"TINY"))
+    with pytest.raises(BundleCorruptError):
+        embedded.fetch(version, tmp_path / "copy")
+    assert not (tmp_path / "copy").exists()
+
+
+def test_a_move_that_is_under_way_is_waited_for_and_one_that_broke_off_is_not(
+    register, embedded, tiny_bundle, monkeypatch
+):
+    version = register(embedded, tiny_bundle)
+    with monkeypatch.context() as broken:
+        broken.setattr(type(embedded._store), "set_alias", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            move(embedded, "champion", version)
+    with pytest.raises(MovedMeanwhileError, match="ada is moving the champion to version 1; try again in a minute"):
+        embedded.standing("champion")
+    monkeypatch.setattr("onesheet.registry.registry._MOVING", timedelta(0))
+    assert move(embedded, "champion", version).state == "done"
+    assert [each.state for each in embedded.history()] == ["begun", "done"]
+
+
+def test_without_a_former_champion_nothing_is_rolled_back(register, embedded, tiny_bundle):
+    with pytest.raises(UnknownVersionError, match="no champion before"):
+        embedded.former_champion()
+    move(embedded, "champion", register(embedded, tiny_bundle))
+    with pytest.raises(UnknownVersionError, match="no champion before"):
+        embedded.former_champion()
+
+
+def test_a_registry_that_cannot_be_used_is_told_in_one_line(tmp_path, free_port, monkeypatch):
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    (tmp_path / "notes.db").write_text("these are notes, and no database at all")
+    for url in (
+        f"http://ada:secret@127.0.0.1:{free_port()}",
+        f"sqlite:///{tmp_path}/notes.db",
+        "nonsense://somewhere",
+    ):
+        with pytest.raises(RegistryError, match=r"the registry at .* cannot be used") as refused:
+            open_registry(Settings(registry_url=url)).versions()
+        assert "\n" not in refused.value.message
+        assert "secret" not in refused.value.message
+
+
+def onesheet(capsys, monkeypatch, *arguments: str) -> tuple[int, str]:
+    """Its exit code, and what it says."""
+    monkeypatch.setattr(sys, "argv", ["onesheet", "registry", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    said = capsys.readouterr()
+    return int(ended.value.code or 0), said.out + said.err
+
+
+def test_the_commands(embedded, tiny_bundle, next_bundle, capsys, monkeypatch, tmp_path):
+    run = partial(onesheet, capsys, monkeypatch)
+
+    assert "no versions yet; next: onesheet registry register" in run("list")[1]
+    code, said = run("register", str(tiny_bundle), "--note", "the first")
+    assert (code, "version 1 (tiny 1.2.3) is the challenger" in said) == (0, True)
+    assert "note: the run that it comes from is not named (--run DIR)" in said
+    assert "note: data/processed holds no manifest" in said
+    assert run("register", str(next_bundle), "--no-challenger")[0] == 0
+    listed = [json.loads(line) for line in run("list", "--json")[1].splitlines()]
+    assert [(each["number"], each["aliases"]) for each in listed] == [(2, []), (1, ["challenger"])]
+    assert "version 1 (tiny 1.2.3) is the champion again" in run("rollback", "--to", "1", "--reason", "so")[1]
+    moves = [json.loads(line) for line in run("history", "--json")[1].splitlines()]
+    assert [(each["kind"], each["after"], each["by"], each["reason"]) for each in moves] == [
+        ("register", 1, "ada", "the first"),
+        ("rollback", 1, "ada", "so"),
+    ]
+    assert "copy: version 1 (tiny 1.2.3), 4 files as they were registered" in run("fetch", "1", "--out", "copy")[1]
+    for table in ("list", "history"):
+        assert "the first" in " ".join(run(table)[1].split())
+    for refused, reason in (
+        (("fetch", "champion", "--out", "copy"), "copy exists; name another folder"),
+        (("fetch", "nobody", "--out", "other"), "no alias `nobody`"),
+        (("rollback",), "no champion before this one"),
+        (("promote",), "run `onesheet data prepare` first"),
+        (("register", "nowhere"), "no bundle at nowhere"),
+    ):
+        code, said = run(*refused)
+        assert (code, reason in said) == (1, True)
+
+
+def test_who_only_looks_makes_no_registry(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert open_registry(Settings()).versions() == []
+    with pytest.raises(UnknownVersionError, match="no alias `champion`; it has none yet"):
+        load_bundle("champion")
+    assert list(tmp_path.iterdir()) == []
