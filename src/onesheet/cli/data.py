@@ -1,18 +1,19 @@
-"""`onesheet data`: get the posters, also from what people said of answers; build the manifest; describe it."""
+"""`onesheet data`: get the posters, also from what people said of answers; build the manifest; move versions."""
 
 from __future__ import annotations
 
+from importlib import import_module
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
 import typer
 
 from onesheet.cli.log import SinceOption, UntilOption, UrlOption, open_log
-from onesheet.cli.options import PROCESSED, RAW, BundleOption, ProcessedOption, RawOption
+from onesheet.cli.options import EXIT_FAILURE, PROCESSED, RAW, BundleOption, ProcessedOption, RawOption
 from onesheet.console import complain, extra, printable, progress, read_settings
 from onesheet.errors import InvalidRequestError
 
-app = typer.Typer(no_args_is_help=True, help="Get the posters; build the manifest; describe it.")
+app = typer.Typer(no_args_is_help=True, help="Get the posters; build the manifest; describe it; move versions.")
 
 
 @app.command(epilog="Example: onesheet data fetch gs://my-bucket/posters --out data/raw")
@@ -109,6 +110,46 @@ def prepare(
             typer.echo(f"  quarantined {printable(Path(entry.path))}: {'; '.join(entry.problems)}")
 
 
+TargetsArgument = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="TARGET", help="Tracked files or folders, or stages. (default: everything)"),
+]
+RemoteOption = Annotated[str | None, typer.Option(help="Name of the DVC remote. (default: the repository's default)")]
+JobsOption = Annotated[int, typer.Option(min=1, help="Objects at the same time.")]
+TimeoutOption = Annotated[
+    float, typer.Option(min=1, help="Seconds without any progress after which DVC is started again.")
+]
+
+
+@app.command(epilog="Example: onesheet data push data/raw --remote storage")
+def push(
+    targets: TargetsArgument = None,
+    remote: RemoteOption = None,
+    jobs: JobsOption = 16,
+    timeout: TimeoutOption = 120,
+) -> None:
+    """Bring data that DVC tracks to a DVC remote.
+
+    It is DVC's own push, with time-outs, watched, and repeated as long as something gets through.
+    """
+    _transfer("push", targets, remote=remote, jobs=jobs, timeout_s=timeout)
+
+
+@app.command(epilog="Example: onesheet data pull data/raw")
+def pull(
+    targets: TargetsArgument = None,
+    remote: RemoteOption = None,
+    jobs: JobsOption = 16,
+    timeout: TimeoutOption = 120,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite what was changed here.")] = False,
+) -> None:
+    """Get data that DVC tracks from a DVC remote.
+
+    It is DVC's own pull, with time-outs, watched, and repeated as long as something gets through.
+    """
+    _transfer("pull", targets, remote=remote, jobs=jobs, timeout_s=timeout, force=force)
+
+
 @app.command(epilog="Example: onesheet data stats --out reports/data")
 def stats(
     raw: RawOption = RAW,
@@ -125,3 +166,17 @@ def stats(
     Console().print(genre_table(manifest))
     for figure in write_figures(manifest, out):
         typer.echo(figure)
+
+
+def _transfer(direction: Literal["push", "pull"], targets: list[str] | None, **options: Any) -> None:
+    with extra("dvc"):
+        import_module("dvc")
+    from onesheet.data.dvc import Order, transfer
+
+    with progress(f"{direction.capitalize()}ing") as advance:
+        done = transfer(Order(direction, tuple(targets or ()), **options), advance)
+    typer.echo(f"{direction}ed {done.objects} objects" if done.objects else "everything is up to date")
+    for note in done.notes:
+        complain(f"DVC warns: {note}")
+    if done.notes:
+        raise typer.Exit(EXIT_FAILURE)

@@ -1,0 +1,167 @@
+"""DVC's push and pull in a process of its own: `python -m onesheet.data.dvc_worker ORDER`.
+
+DVC waits for ever for a server that has fallen silent. Here that does no harm: the parent may end the process at any
+time and start another, which goes on where this one stopped, for DVC never leaves half an object under its final name.
+
+ORDER is `onesheet.data.dvc.Order` as JSON. Standard output has a line of JSON whenever something has been done: `done`
+of `total` objects where it is the moving of objects. A last one has the `outcome`.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+from typing import Any, Final
+
+CONNECT_S: Final = 10.0
+SILENCE: Final = 0.25
+"""Share of the parent's patience after which a request that hears nothing is given up, to be repeated in time."""
+TOLD_EVERY_S: Final = 0.2
+MOVING: Final = ("Pushing", "Fetching")
+"""How DVC calls the step that moves objects; others look for what there is, or link it into place."""
+
+_REFUSALS: Final = {"400", "401", "403", "404"}
+
+
+def transfer(order: dict[str, Any]) -> dict[str, Any]:
+    """Push or pull once.
+
+    Returns:
+        `objects` that were moved and `notes` to pass on; or an `error`, whether it is `hopeless` to try again, and how
+        many objects are `left`, where that is known.
+    """
+    from dvc.exceptions import CheckoutError, DownloadError, DvcException, UploadError
+    from dvc.lock import LockError
+    from dvc.repo import Repo
+
+    log = _Log()
+    pushing = order["direction"] == "push"
+    options = {"targets": order["targets"] or None, "jobs": order["jobs"], "remote": order["remote"]}
+    try:
+        with Repo() as repo:
+            repo.cloud.get_remote(order["remote"], order["direction"])  # DVC itself would be content with none
+            done = repo.push(**options) if pushing else repo.pull(**options, force=order["force"])["stats"]["fetched"]
+        return {"objects": done, "notes": log.notes}
+    except (UploadError, DownloadError) as error:
+        cause = log.failure or error
+        return {"error": _line(cause), "hopeless": _is_hopeless(cause), "left": error.amount}
+    except CheckoutError as error:
+        missing = ", ".join(error.target_infos)
+        return {
+            "error": f"{missing}: not all of it is here or in the remote; push it from where it is",
+            "hopeless": True,
+        }
+    except LockError:
+        return {"error": "another DVC is at work in this repository", "hopeless": False}
+    except DvcException as error:
+        return {"error": _line(error), "hopeless": True}
+    except Exception as error:  # noqa: BLE001  of whatever library the remote is reached by
+        return {"error": _line(error), "hopeless": _is_hopeless(error)}
+
+
+class _Log(logging.Handler):
+    """Keeps what DVC only logs.
+
+    Attributes:
+        notes: First lines of its warnings.
+        failure: Why the last object was not transferred.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.notes: list[str] = []
+        self.failure: BaseException | None = None
+        for name in ("dvc", "dvc_data", "dvc_objects"):
+            logging.getLogger(name).addHandler(self)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.exc_info:
+            self.failure = record.exc_info[1]
+        else:
+            self.notes.append(record.getMessage().splitlines()[0])
+
+
+def _is_hopeless(error: BaseException) -> bool:
+    """Whether it would only happen again: no credentials, no permission, no such bucket or object, no space."""
+    from google.auth.exceptions import DefaultCredentialsError
+
+    if isinstance(error, (PermissionError, FileNotFoundError, DefaultCredentialsError)):
+        return True
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return True
+    return str(getattr(error, "code", "")) in _REFUSALS or str(error).startswith("Forbidden")
+
+
+def _line(error: BaseException) -> str:
+    text = " ".join(str(error).split())
+    return text or type(error).__name__
+
+
+def _limit_silence(seconds: float) -> None:
+    """Let gcsfs give up a request that hears nothing, which it then repeats; by itself it waits for ever.
+
+    A limit on the whole of a request would cut off what is large, or slow.
+    """
+    from aiohttp import ClientTimeout
+    from fsspec.config import conf
+
+    timeout = ClientTimeout(total=None, sock_connect=CONNECT_S, sock_read=seconds)
+    conf.setdefault("gs", {})["requests_timeout"] = timeout
+
+
+class _Teller:
+    """Tells what DVC's bars count, in place of drawing them."""
+
+    def __init__(self, told: int) -> None:
+        from tqdm import tqdm
+
+        self._told = told
+        self._last = 0.0
+        self._total = 0
+        self._update = tqdm.update
+        os.environ["DVC_IGNORE_ISATTY"] = "1"  # there shall be bars without a terminal, too
+        tqdm.update = lambda bar, n=1: self._see(bar, n)
+        tqdm.display = lambda *_, **__: None
+
+    def _see(self, bar: Any, n: float) -> bool | None:
+        drawn: bool | None = self._update(bar, n)
+        moving = bool(bar.total) and str(bar.desc).startswith(MOVING)
+        news = moving and (bar.n >= bar.total or bar.total != self._total)
+        if news or time.monotonic() - self._last > TOLD_EVERY_S:
+            self._last = time.monotonic()
+            if moving:
+                self._total = bar.total
+            _tell(self._told, {"done": bar.n, "total": bar.total} if moving else {})
+        return drawn
+
+
+def _tell(told: int, message: dict[str, Any]) -> None:
+    os.write(told, json.dumps(message).encode() + b"\n")
+
+
+def _end_with_parent() -> None:
+    """The parent holds the other end of stdin; two at once would lock each other out."""
+    sys.stdin.read()
+    os._exit(1)
+
+
+def main() -> None:
+    """Do what the order says, and tell how it went."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    told = os.dup(1)
+    os.dup2(2, 1)  # nobody else says anything there
+    order = json.loads(sys.argv[1])
+    _Teller(told)
+    _limit_silence(order["timeout_s"] * SILENCE)
+    _tell(told, {"outcome": transfer(order)})
+
+
+if __name__ == "__main__":
+    main()
