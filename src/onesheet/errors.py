@@ -349,3 +349,9 @@ class ApiUnavailableError(ApiError):
     code = "api_unavailable"
     status = 503
     title = "The API is not available"
+
+
+def reason(error: BaseException) -> str:
+    """What an error of others says, in one line and without local paths; its kind, where it says nothing."""
+    text = (error.strerror if isinstance(error, OSError) else None) or str(error).strip()
+    return text.splitlines()[0] if text else type(error).__name__

@@ -298,3 +298,13 @@ def test_evaluate_without_any_readable_poster(learned_bundle, made_up_posters, t
 def test_an_unknown_split(processed):
     with pytest.raises(DataError, match="train, validation, test"):
         split_ids(processed, "holdout")
+
+
+def test_a_network_that_cannot_be_quantized_is_exported_without(monkeypatch, checkpoint, tmp_path):
+    def refuse(*_):
+        raise AssertionError  # as ONNX Runtime does, without a word
+
+    monkeypatch.setattr("onesheet.export.quantize.quant_pre_process", refuse)
+    bundle = export(checkpoint, tmp_path / "bundle")
+    assert "model.int8.onnx" not in bundle.files
+    assert bundle.metadata.metrics["int8"] == {"left_out": "this network cannot be quantized: AssertionError"}

@@ -18,9 +18,10 @@ from matplotlib.figure import Figure
 from typer.testing import CliRunner
 
 from onesheet.cli import app
+from onesheet.configs import default_config_dir
 from onesheet.errors import ConfigError
 from onesheet.training import ranking
-from onesheet.training.compose import compose_config, default_config_dir
+from onesheet.training.compose import compose_config
 from onesheet.training.ranking import ranked, write_ranking
 from onesheet.training.searchspace import SearchSpace, read_search_space
 from onesheet.training.sweep import Sweep, failures, run_sweep

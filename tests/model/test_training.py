@@ -221,7 +221,15 @@ def test_two_processes_reach_what_one_reaches(configure, tmp_path):
 
 def test_an_error_in_one_of_two_processes_is_told_in_one_line(configure, tmp_path):
     config = configure(tmp_path / "run", "trainer.devices=2", "trainer.accelerator=cpu", "data.batch_size=33")
-    with pytest.raises(TrainingError, match="33 cannot be shared by 2 processes"):
+    with pytest.raises(TrainingError, match="33 cannot be shared by 2 processes") as failed:
+        train(config)
+    assert "extraInfo" not in failed.value.message
+
+
+def test_more_gpus_than_there_are_is_told_before_any_process_starts(configure, tmp_path):
+    there = torch.cuda.device_count()
+    config = configure(tmp_path / "run", f"trainer.devices={there + 2}", "trainer.accelerator=gpu")
+    with pytest.raises(ConfigError, match=f"trainer.devices={there + 2}, but GPUs that can be used here: {there}"):
         train(config)
 
 

@@ -149,3 +149,9 @@ def test_smaller_pictures_are_smoothed(posters):
 
 def test_pictures_that_need_not_be_smaller_stay(posters):
     assert shrink(posters, 1) is posters
+
+
+def test_posters_elsewhere_than_on_the_cpu_are_shrunk_too():
+    """Only the CPU interpolates bytes; a GPU gets numbers, and gives bytes back."""
+    smaller = shrink(torch.zeros(2, 30, 20, 3, dtype=torch.uint8, device="meta"), 2)
+    assert (smaller.shape, smaller.dtype, smaller.device.type) == ((2, 15, 10, 3), torch.uint8, "meta")

@@ -51,7 +51,12 @@ def shrink(images: Tensor, factor: float) -> Tensor:
     if factor <= 1:
         return images
     size = [round(side / factor) for side in images.shape[1:3]]
-    smaller = F.interpolate(images.permute(0, 3, 1, 2), size=size, mode="bilinear", antialias=True)
+    pixels = images.permute(0, 3, 1, 2)
+    # Bytes are interpolated on the CPU alone.
+    samples = pixels if pixels.device.type == "cpu" else pixels.float()
+    smaller = F.interpolate(samples, size=size, mode="bilinear", antialias=True)
+    if smaller.dtype != torch.uint8:
+        smaller = smaller.round().clamp(0, 255).to(torch.uint8)
     return smaller.permute(0, 2, 3, 1)
 
 

@@ -14,9 +14,9 @@ from typing import IO, TYPE_CHECKING
 
 from onesheet.data.labels import IMAGES_FOLDER
 from onesheet.data.receipt import RECEIPT_FILE, FetchReceipt
-from onesheet.data.sources.base import SourceFile, reason
+from onesheet.data.sources.base import SourceFile
 from onesheet.data.sources.naming import STAGING_SUFFIX
-from onesheet.errors import FetchError
+from onesheet.errors import FetchError, reason
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

@@ -118,10 +118,14 @@ def export(
     }
     if min_speedup < np.inf:
         begin("Quantizing, and measuring what that saves and costs")
-        quantized = quantize(model, _read(_first(manifest.split("train"), CALIBRATION_POSTERS), spec).pixels)
-        metrics["int8"] = _saving(model, quantized, validation, test, decision, metrics["validation"], min_speedup)
-        if metrics["int8"]["left_out"] is None:
-            files[INT8_FILE] = quantized
+        try:
+            quantized = quantize(model, _read(_first(manifest.split("train"), CALIBRATION_POSTERS), spec).pixels)
+        except ExportError as error:
+            metrics["int8"] = {"left_out": error.message}
+        else:
+            metrics["int8"] = _saving(model, quantized, validation, test, decision, metrics["validation"], min_speedup)
+            if metrics["int8"]["left_out"] is None:
+                files[INT8_FILE] = quantized
 
     metadata = _metadata(checkpoint, manifest, spec, decision, metrics)
     metadata |= {"name": name or metadata["name"], "version": version or metadata["version"]}

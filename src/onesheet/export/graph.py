@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, cast
 import torch
 from torch import Tensor, nn
 
-from onesheet.errors import ExportError
+from onesheet.errors import ExportError, reason
 from onesheet.predictor import INPUT, OUTPUTS
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def to_onnx(graph: BundleGraph, spec: PreprocessSpec) -> bytes:
                 verbose=False,
             )
         except (torch.onnx.errors.OnnxExporterError, RuntimeError) as error:
-            raise ExportError(f"torch cannot export this network: {str(error).splitlines()[0]}") from error
+            raise ExportError(f"torch cannot export this network: {reason(error)}") from error
     model: onnx.ModelProto = cast("torch.onnx.ONNXProgram", program).model_proto
     _forget_its_making(model)
     return bytes(model.SerializeToString())

@@ -17,7 +17,7 @@ from onnxruntime.quantization import (
 )
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
-from onesheet.errors import ExportError
+from onesheet.errors import ExportError, reason
 from onesheet.predictor import INPUT, OUTPUTS, open_session
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def quantize(model: bytes, pixels: NDArray[np.uint8]) -> bytes:
                 weight_type=QuantType.QInt8,
             )
         except Exception as error:  # onnx, protobuf and numpy each have errors of their own here
-            raise ExportError(f"this network cannot be quantized: {str(error).splitlines()[0]}") from error
+            raise ExportError(f"this network cannot be quantized: {reason(error)}") from error
         return quantized.read_bytes()
 
 

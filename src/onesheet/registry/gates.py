@@ -11,7 +11,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from onesheet.bundle import MODEL_FILE
-from onesheet.errors import ConfigError
+from onesheet.errors import ConfigError, reason
 from onesheet.evaluation.bootstrap import interval
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ def read_limits(path: Path) -> Limits:
     try:
         return Limits.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"{path} cannot be read: {str(error).splitlines()[0]}") from error
+        raise ConfigError(f"{path} cannot be read: {reason(error)}") from error
     except ValidationError as error:
         first = error.errors()[0]
         raise ConfigError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from error

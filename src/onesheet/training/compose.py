@@ -18,7 +18,8 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from onesheet.errors import ConfigError
+from onesheet.configs import default_config_dir
+from onesheet.errors import ConfigError, reason
 from onesheet.training.config import TrainConfig
 from onesheet.training.launch import under_torchrun
 
@@ -72,13 +73,6 @@ _CHOICES: Final = {
     "loss.name": ("bce", "focal", "asymmetric"),
     "trainer.profiler": ("none", "cprofile", "pytorch"),
 }
-
-
-def default_config_dir() -> Path:
-    """Where the shipped configuration lies: inside the package, or in the checkout that it runs from."""
-    package = Path(__file__).resolve().parents[1]
-    installed = package / "configs"
-    return installed if installed.is_dir() else package.parents[1] / "configs"
 
 
 def compose_config(
@@ -178,7 +172,7 @@ def _composed(overrides: Sequence[str], config_dir: Path | None, kept: Path | No
     except (HydraException, OmegaConfBaseException) as error:
         cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
         key = getattr(cause, "full_key", None)
-        raise ConfigError((f"{key}: " if key else "") + str(cause).strip().splitlines()[0]) from error
+        raise ConfigError((f"{key}: " if key else "") + reason(cause)) from error
 
 
 def _kept_by(run_dir: Path) -> Path:
@@ -198,7 +192,7 @@ def _read_kept(file: Path, overrides: Sequence[str]) -> TrainConfig:
         )
         config = cast("TrainConfig", OmegaConf.to_object(kept))
     except (OmegaConfBaseException, yaml.YAMLError) as error:
-        raise ConfigError(f"{file} is no configuration of onesheet: {str(error).splitlines()[0]}") from error
+        raise ConfigError(f"{file} is no configuration of onesheet: {reason(error)}") from error
     chosen = {override.partition("=")[0] for override in overrides}
     return replace(config, **{group: type(getattr(config, group))() for group in _GROUPS & chosen})
 

@@ -66,6 +66,7 @@ def launch(work: Callable[[TrainConfig], _Result], config: TrainConfig) -> _Resu
         raise ConfigError("trainer.nodes: several machines are started with torchrun, see docs/training.md")
     if config.trainer.devices == 1:
         return work(config)
+    _check_devices(config)
 
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
@@ -85,7 +86,17 @@ def launch(work: Callable[[TrainConfig], _Result], config: TrainConfig) -> _Resu
             return cast("_Result", elastic_launch(settings, _recorded)(work, config)[0])
     except ChildFailedError as error:
         _, failure = error.get_first_failure()
-        raise TrainingError(f"a process failed: {failure.message}") from error
+        told = failure.message["message"] if isinstance(failure.message, dict) else failure.message
+        raise TrainingError(f"a process failed: {told}") from error
+
+
+def _check_devices(config: TrainConfig) -> None:
+    import torch
+
+    there = torch.cuda.device_count()
+    on_gpus = config.trainer.accelerator in ("gpu", "cuda") or (config.trainer.accelerator == "auto" and there > 0)
+    if on_gpus and there < config.trainer.devices:
+        raise ConfigError(f"trainer.devices={config.trainer.devices}, but GPUs that can be used here: {there}")
 
 
 @contextlib.contextmanager

@@ -67,7 +67,7 @@ class GenreModule(L.LightningModule):
         self.loss = GenreLoss(config.loss, counts, posters)
         self.validation: tuple[NDArray[np.float32], NDArray[np.bool_]] | None = None
         self._collected: list[tuple[Tensor, Tensor]] = []
-        self._epoch_began, self._seen = 0.0, 0
+        self._epoch_began, self._last_step, self._seen = 0.0, 0.0, 0
         self.network.run_as(config.trainer)
 
     def on_train_epoch_start(self) -> None:
@@ -75,9 +75,13 @@ class GenreModule(L.LightningModule):
         self._epoch_began, self._seen = time.perf_counter(), 0
 
     def on_train_epoch_end(self) -> None:
-        """Log the speed, over all processes."""
-        seconds = time.perf_counter() - self._epoch_began
+        """Log the speed, over all processes and without the validation, which has ended by now."""
+        seconds = self._last_step - self._epoch_began
         self.log("train/images_per_second", self._seen * self.trainer.world_size / seconds, rank_zero_only=True)
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        """Look at the clock."""
+        self._last_step = time.perf_counter()
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:  # noqa: ARG002  Lightning's signature
         """Make dropout and augmentation a function of seed, process, epoch and step."""

@@ -10,7 +10,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from onesheet.errors import ConfigError
+from onesheet.errors import ConfigError, reason
 
 if TYPE_CHECKING:
     import numpy as np
@@ -97,8 +97,8 @@ def _create_backbone(config: ModelConfig, pretrained: bool) -> Any:
     except TypeError as error:
         raise ConfigError(f"{config.backbone} does not take model.options={config.options}") from error
     except (RuntimeError, pickle.UnpicklingError, EOFError, SafetensorError) as error:
-        reason = f"{config.weights} does not hold weights of" if config.weights else "no pretrained weights for"
-        raise ConfigError(f"{reason} {config.backbone}: {str(error).splitlines()[0]}") from error
+        problem = f"{config.weights} does not hold weights of" if config.weights else "no pretrained weights for"
+        raise ConfigError(f"{problem} {config.backbone}: {reason(error)}") from error
 
 
 def _embedding_size(backbone: nn.Module, config: ModelConfig) -> int:
@@ -110,7 +110,7 @@ def _embedding_size(backbone: nn.Module, config: ModelConfig) -> int:
     except (AssertionError, RuntimeError) as error:
         raise ConfigError(
             f"{config.backbone} does not take pictures of {config.height} x {config.width}: "
-            f"{str(error).splitlines()[0].rstrip('.')}; some models want +model.options.img_size=[HEIGHT,WIDTH]"
+            f"{reason(error).rstrip('.')}; some models want +model.options.img_size=[HEIGHT,WIDTH]"
         ) from error
     finally:
         backbone.train(training)

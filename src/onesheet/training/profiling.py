@@ -68,4 +68,5 @@ class TorchProfiler(Callback):
         self._folder.mkdir(parents=True, exist_ok=True)
         torch.profiler.tensorboard_trace_handler(str(self._folder))(profiler)
         averages = profiler.key_averages(group_by_input_shape=False)
-        (self._folder / TABLE_FILE).write_text(averages.table(sort_by="self_cpu_time_total", row_limit=30))
+        device = "device" if torch.cuda.is_available() else "cpu"
+        (self._folder / TABLE_FILE).write_text(averages.table(sort_by=f"self_{device}_time_total", row_limit=30))

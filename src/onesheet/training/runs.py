@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from rich.table import Table
 
-from onesheet.errors import TrainingError
+from onesheet.errors import TrainingError, reason
 from onesheet.mlflow_store import open_mlflow_store
 from onesheet.training.config import TrainConfig
 
@@ -80,7 +80,7 @@ def list_runs(uri: str, experiment: str) -> list[Run]:
             raise TrainingError(f"{uri} has no experiment `{experiment}`; there are: {names}")
         stored = client.search_runs([found.experiment_id], order_by=["attributes.start_time"], max_results=MAX_RUNS)
     except MlflowException as error:
-        raise TrainingError(f"MLflow at {uri} cannot be used: {str(error).splitlines()[0]}") from error
+        raise TrainingError(f"MLflow at {uri} cannot be used: {reason(error)}") from error
     return [
         Run(
             name=run.info.run_name,

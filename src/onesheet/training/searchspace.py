@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
-from onesheet.errors import ConfigError
+from onesheet.errors import ConfigError, reason
 
 if TYPE_CHECKING:
     from optuna import Trial
@@ -128,7 +128,7 @@ def read_search_space(path: Path) -> SearchSpace:
     except FileNotFoundError:
         raise ConfigError(f"no search space at {path}") from None
     except yaml.YAMLError as error:
-        raise ConfigError(f"{path} is no YAML: {str(error).splitlines()[0]}") from error
+        raise ConfigError(f"{path} is no YAML: {reason(error)}") from error
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])

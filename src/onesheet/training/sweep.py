@@ -16,7 +16,7 @@ import optuna
 from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback
 from optuna.trial import FrozenTrial, TrialState
 
-from onesheet.errors import ConfigError, OnesheetError
+from onesheet.errors import ConfigError, OnesheetError, reason
 from onesheet.predictor import usable_cores
 from onesheet.training.compose import compose_config
 from onesheet.training.searchspace import SearchSpace, read_search_space
@@ -135,7 +135,7 @@ def open_store(address: str) -> RDBStorage:
                 heartbeat_stale_trial_callback=RetryHeartbeatStaleTrialCallback(max_retry=2),
             )
     except Exception as error:
-        raise ConfigError(f"the store {address} cannot be used: {str(error).splitlines()[0]}") from error
+        raise ConfigError(f"the store {address} cannot be used: {reason(error)}") from error
 
 
 def _open_study(sweep: Sweep, space: SearchSpace) -> optuna.Study:
@@ -201,7 +201,7 @@ def _run_trial(trial: optuna.Trial, sweep: Sweep, space: SearchSpace) -> float:
         watch = _watcher(trial, space.metric.name)
         train(config, callbacks=[watch])
     except (OnesheetError, RuntimeError) as error:
-        trial.set_user_attr("failure", (str(error) or type(error).__name__).splitlines()[0])
+        trial.set_user_attr("failure", reason(error))
         raise
     return float(watch.best)
 

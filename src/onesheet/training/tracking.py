@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from PIL import Image
 
-from onesheet.errors import ConfigError, TrainingError
+from onesheet.errors import ConfigError, TrainingError, reason
 from onesheet.mlflow_store import SQLITE, open_mlflow_store
 
 if TYPE_CHECKING:
@@ -121,7 +121,7 @@ def _open_mlflow(config: TrainConfig, mlflow: MlflowConfig, record: RunRecord) -
     try:
         run_id = logger.run_id
     except MlflowException as error:
-        raise TrainingError(f"MLflow at {mlflow.uri} cannot be used: {str(error).splitlines()[0]}") from error
+        raise TrainingError(f"MLflow at {mlflow.uri} cannot be used: {reason(error)}") from error
     record.loggers["mlflow"] = str(run_id)
     return logger
 
@@ -146,7 +146,7 @@ def _open_wandb(config: TrainConfig, settings: WandbConfig, record: RunRecord) -
     except wandb.errors.UsageError as error:
         raise ConfigError("logger=wandb needs an account: `wandb login`, or say logger.wandb.offline=true") from error
     except wandb.errors.CommError as error:
-        raise TrainingError(f"Weights & Biases cannot be used: {str(error).splitlines()[0]}") from error
+        raise TrainingError(f"Weights & Biases cannot be used: {reason(error)}") from error
     logger.experiment.define_metric("val/map_macro", summary="max")
     return logger
 

@@ -15,7 +15,7 @@ from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from lightning.pytorch.strategies import DDPStrategy
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from onesheet.errors import ConfigError
+from onesheet.errors import ConfigError, reason
 from onesheet.training.curves import Curves
 from onesheet.training.launch import processes
 from onesheet.training.pictures import Pictures
@@ -75,7 +75,7 @@ def build_trainer(config: TrainConfig, loggers: Sequence[Logger], extra: Sequenc
             num_sanity_val_steps=0,
         )
     except (ValueError, MisconfigurationException) as error:
-        raise ConfigError(f"trainer: {str(error).splitlines()[0]}") from error
+        raise ConfigError(f"trainer: {reason(error)}") from error
 
 
 @contextlib.contextmanager

@@ -105,9 +105,3 @@ def need_extra(module: str, extra: str) -> None:
     """
     if importlib.util.find_spec(module) is None:
         raise MissingExtraError(f"this source needs the extra `{extra}`: run `uv sync --extra {extra}`")
-
-
-def reason(error: Exception) -> str:
-    """What an error says, in one line and without local paths."""
-    text = (error.strerror if isinstance(error, OSError) else None) or str(error).strip()
-    return text.splitlines()[0] if text else type(error).__name__

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from onesheet.data.sources.base import Checksum, SourceFile, need_extra, reason, retry
+from onesheet.data.sources.base import Checksum, SourceFile, need_extra, retry
 from onesheet.data.sources.naming import STAGING_SUFFIX, dataset_names
-from onesheet.errors import FetchError
+from onesheet.errors import FetchError, reason
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
