@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 
@@ -175,3 +176,43 @@ def test_real_posters_do_not_leak(posters, tmp_path):
     assert frequent.sum() == 20
     for split in ("validation", "test"):
         assert np.allclose(shares[split][frequent], shares["train"][frequent], rtol=0.05, atol=0.001)
+
+
+def test_films_keep_their_split_when_others_come_and_go(raw, tmp_path):
+    kept = tmp_path / "splits.csv"
+    before = prepare(raw, tmp_path / "before", keep_splits=kept)
+    assert prepare(raw, tmp_path / "again", keep_splits=kept).fingerprint == before.fingerprint
+
+    gone = before.entries[0]
+    lines = [line for line in (raw / "train.csv").read_text().splitlines() if not line.startswith(gone.id)]
+    (raw / "train.csv").write_text("\n".join(lines) + "\n")
+    random = np.random.default_rng(9)
+    for number in range(60):
+        picture = random.integers(0, 255, (9, 6, 3), np.uint8)
+        path = _append(raw, f"new{number}", GENRES[number % 4])
+        Image.fromarray(picture).resize((60, 90), Image.Resampling.BICUBIC).save(path, quality=90)
+    after = prepare(raw, tmp_path / "after", keep_splits=kept)
+
+    was = {entry.id: entry.split for entry in before.entries}
+    assert all(entry.split == was[entry.id] for entry in after.entries if entry.id in was)
+    assert {entry.split for entry in after.entries if entry.id.startswith("new")} == {"train", "validation", "test"}
+    assert len(kept.read_text().splitlines()) == 1 + 240 + 60  # the film that is gone would come back where it was
+    assert prepare(raw, tmp_path / "anew").split("test").entries != after.split("test").entries
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("film,side\ntt1,train\n", "its first line is not `Id,Split`"),
+        ("Id,Split\ntt1,train\ntt2,exam\n", "line 3: needs a film id and one of train, validation, test"),
+        ('Id,Split\ntt1,"train\n', "is not a readable CSV file"),
+        ("", "its first line is not"),
+    ],
+)
+def test_a_damaged_file_of_splits_is_refused_before_the_posters_are_looked_at(raw, tmp_path, text, said):
+    kept = tmp_path / "splits.csv"
+    kept.write_text(text)
+    with pytest.raises(DataError, match=re.escape(said)):
+        prepare(raw, tmp_path / "out", keep_splits=kept)
+    assert kept.read_text() == text
+    assert not (tmp_path / "out").exists()

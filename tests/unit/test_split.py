@@ -58,3 +58,20 @@ def test_groups_reach_across_blocks():
     group = group_near_identical(hashes, max_distance=0)
     assert group[1400] == group[3] == 3
     assert len(np.unique(group)) == 1499
+
+
+def test_a_film_that_is_in_a_split_stays_there_and_new_ones_even_out_the_shares():
+    targets = _targets(4400)
+    before = stratified_split(targets[:4000], np.arange(4000), seed=1)
+    kept = np.concatenate([before, np.full(400, -1)])
+    after = stratified_split(targets, np.arange(4400), seed=1, kept=kept)
+    assert (after[:4000] == before).all()
+    for index, fraction in enumerate(FRACTIONS):
+        assert abs((after == index).mean() - fraction) < 0.01
+        assert abs((after[4000:] == index).mean() - fraction) < 0.03
+
+
+def test_what_was_trained_on_is_not_judged_by_when_a_new_film_joins_two_groups():
+    groups = np.array([0, 0, 0, 3, 3, 5])
+    after = stratified_split(np.ones((6, 1), bool), groups, seed=0, kept=np.array([2, -1, 0, 2, 1, -1]))
+    assert after[:5].tolist() == [0, 0, 0, 1, 1]

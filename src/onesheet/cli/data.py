@@ -97,12 +97,20 @@ def prepare(
     raw: RawOption = RAW,
     out: Annotated[Path, typer.Option(help="Folder for the manifest.")] = PROCESSED,
     seed: Annotated[int, typer.Option(min=0, help="Of the split.")] = 42,
+    keep_splits: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            dir_okay=False,
+            help="Films in this CSV file stay in their split; new ones are added. (default: all are dealt anew)",
+        ),
+    ] = None,
 ) -> None:
     """Look at every poster, set the bad ones aside, and split the good ones by film."""
     with extra("data"):
         from onesheet.data.prepare import prepare as run_prepare
     with progress("Inspecting posters") as advance:
-        manifest = run_prepare(raw, out, seed, advance)
+        manifest = run_prepare(raw, out, seed, advance, keep_splits)
     counts = ", ".join(f"{count} {name}" for name, count in manifest.counts().items())
     typer.echo(f"{out}/manifest.parquet: {counts}; fingerprint {manifest.fingerprint[:16]}")
     for entry in manifest.entries:

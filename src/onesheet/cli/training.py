@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from onesheet.cli.options import ConfigDirOption
+from onesheet.configs import default_config_dir
 from onesheet.console import complain, extra, progress
 from onesheet.errors import InvalidRequestError
 
@@ -112,7 +113,6 @@ def sweep(
     with extra("train"):
         from onesheet.training import ranking, searchspace
         from onesheet.training import sweep as sweeps
-        from onesheet.training.compose import default_config_dir
     file = space or default_config_dir() / "sweep.yaml"
     if backend == "wandb":
         sweep_id = sweeps.create_wandb_sweep(searchspace.read_search_space(file), overrides or [], project, entity)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
 import imagehash
 import numpy as np
 
+from onesheet.data.kept_splits import read_kept_splits, write_kept_splits
 from onesheet.data.labels import IMAGES_FOLDER, LABELS_FILE, Labels, find_poster, read_labels
 from onesheet.data.manifest import MANIFEST_FILE, Entry, Manifest, write_manifest
 from onesheet.data.split import SPLITS, group_near_identical, stratified_split
@@ -21,24 +22,32 @@ DEFAULT_SEED = 42
 
 
 def prepare(
-    raw: Path, out: Path, seed: int = DEFAULT_SEED, on_poster: Callable[[int, int], None] | None = None
+    raw: Path,
+    out: Path,
+    seed: int = DEFAULT_SEED,
+    on_poster: Callable[[int, int], None] | None = None,
+    keep_splits: Path | None = None,
 ) -> Manifest:
-    """Build the manifest of a folder of raw posters; a pure function of the data and the seed.
+    """Build the manifest of a folder of raw posters; a pure function of the data, the seed and the splits kept.
 
     Args:
         raw: Folder with `train.csv` and `Images/`; never changed.
         out: Folder for `manifest.parquet`.
         seed: Of the split.
         on_poster: Called with (done, total) as posters are inspected.
+        keep_splits: File of the films that are in a split already and stay there; new films are added to it.
 
     Raises:
         DataError: The labels cannot be read, or no poster is usable.
     """
     labels = read_labels(raw / LABELS_FILE)
+    kept = read_kept_splits(keep_splits) if keep_splits else {}
     entries = _inspect_all(raw, labels, on_poster)
-    entries = _assign_splits(entries, labels.genres, seed)
+    entries = _assign_splits(entries, labels.genres, seed, kept)
     manifest = Manifest(tuple(entries), labels.genres, seed, raw)
     write_manifest(manifest, out / MANIFEST_FILE)
+    if keep_splits:
+        write_kept_splits(keep_splits, kept | {entry.id: entry.split for entry in entries if entry.split})
     return manifest
 
 
@@ -84,14 +93,15 @@ def _inspect(raw: Path, film: str, labels: Labels) -> Entry:
     )
 
 
-def _assign_splits(entries: list[Entry], genres: tuple[str, ...], seed: int) -> list[Entry]:
+def _assign_splits(entries: list[Entry], genres: tuple[str, ...], seed: int, kept: Mapping[str, str]) -> list[Entry]:
     usable = [entry for entry in entries if entry.phash is not None and entry.genres]
     if not usable:
         raise DataError("no poster is usable: every one is unreadable or without a genre")
     hashes = np.array([int(entry.phash or "", 16) for entry in usable], dtype=np.uint64)
     groups = group_near_identical(hashes)
     targets = np.array([[genre in entry.genres for genre in genres] for entry in usable])
-    splits = stratified_split(targets, groups, seed)
+    stays = np.array([SPLITS.index(kept[entry.id]) if entry.id in kept else -1 for entry in usable])
+    splits = stratified_split(targets, groups, seed, kept=stays)
     assigned = {
         entry.id: replace(
             entry,

@@ -44,6 +44,7 @@ def stratified_split(
     groups: NDArray[np.intp],
     seed: int,
     fractions: tuple[float, ...] = FRACTIONS,
+    kept: NDArray[np.intp] | None = None,
 ) -> NDArray[np.intp]:
     """Assign each group to a split so that every genre is spread by `fractions`.
 
@@ -55,6 +56,8 @@ def stratified_split(
         groups: int `[N]`; posters of one group stay together.
         seed: Order in which groups are dealt, and how ties are broken.
         fractions: Share of each split; sums to 1.
+        kept: int `[N]`, the split that a poster is in already, or -1. Where a group would be torn, all of it goes to
+            the first of its splits: what was ever trained on is never judged by.
 
     Returns:
         int `[N]`, index into `fractions`.
@@ -70,7 +73,10 @@ def stratified_split(
     lacking = shares[:, None] * labels.sum(axis=0)
     lacking_posters = shares * len(targets)
     order = rng.permutation(units)
-    assigned = np.full(units, -1)
+    assigned = _kept_units(unit_of, units, kept)
+    for split in range(len(shares)):
+        lacking[split] -= labels[assigned == split].sum(axis=0)
+        lacking_posters[split] -= sizes[assigned == split].sum()
     for genre in _rarest_first(labels, assigned):
         for unit in order[(assigned[order] < 0) & (labels[order, genre] > 0)]:
             split = _neediest(lacking[:, genre], lacking_posters, rng)
@@ -81,6 +87,15 @@ def stratified_split(
         assigned[unit] = split = _neediest(lacking_posters, lacking_posters, rng)
         lacking_posters[split] -= sizes[unit]
     return assigned[unit_of]
+
+
+def _kept_units(unit_of: NDArray[np.intp], units: int, kept: NDArray[np.intp] | None) -> NDArray[np.intp]:
+    """The split of each unit that has a poster with one already, and -1 for the others."""
+    nowhere = np.iinfo(np.intp).max
+    first = np.full(units, nowhere, np.intp)
+    if kept is not None:
+        np.minimum.at(first, unit_of, np.where(kept < 0, nowhere, kept))
+    return np.where(first == nowhere, -1, first)
 
 
 def _rarest_first(labels: NDArray[np.int64], assigned: NDArray[np.int64]) -> Iterator[int]:
