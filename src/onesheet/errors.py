@@ -199,6 +199,13 @@ class MovedMeanwhileError(RegistryError):
     title = "Somebody else was first"
 
 
+class VerificationError(BundleError):
+    """A version does not work as it should."""
+
+    code = "verification_failed"
+    title = "The version does not work"
+
+
 class NotReadyError(OnesheetError):
     """The model is still being loaded."""
 

@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 
 import httpx
+import numpy as np
 import pytest
 from sqlalchemy import create_engine, make_url, text
 
@@ -25,8 +26,9 @@ from onesheet.errors import (
     MovedMeanwhileError,
     RegistryError,
     UnknownVersionError,
+    VerificationError,
 )
-from onesheet.registry import Registry, open_registry
+from onesheet.registry import Registry, open_registry, verification
 from onesheet.settings import Settings
 
 
@@ -277,3 +279,41 @@ def test_who_only_looks_makes_no_registry(tmp_path, monkeypatch):
     with pytest.raises(UnknownVersionError, match="no alias `champion`; it has none yet"):
         load_bundle("champion")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_version_is_verified_from_its_files_to_answers_under_load(
+    register, embedded, tiny_bundle, capsys, monkeypatch
+):
+    register(embedded, tiny_bundle, alias="challenger")
+    run = partial(onesheet, capsys, monkeypatch)
+    code, said = run("verify", "--seconds", "1")
+    assert (code, said.splitlines()[-1]) == (0, "version 1 (tiny 1.2.3) works")
+    assert "files: 4, as they were registered" in said
+    assert re.search(r"load: \d+ pictures/s from 4 clients, median \d+ ms, 95 % within \d+ ms", said)
+    code, said = run("verify", "1", "--seconds", "1", "--max-p95", "1", "--connections", "16")
+    assert code == 1
+    assert re.search(r"under load 95 % within \d+ ms, 1 are allowed", said)
+
+
+def test_answers_that_make_no_sense_are_found(tiny_bundle, monkeypatch):
+    predictor = load_predictor(tiny_bundle)
+    monkeypatch.setattr(type(predictor), "run", spoiled(type(predictor).run, lambda p: p * np.nan))
+    with pytest.raises(VerificationError, match="some of its probabilities are none"):
+        verification._check_answers(predictor, verification._pictures())
+
+
+def test_answers_that_depend_on_their_neighbours_are_found(tiny_bundle, monkeypatch):
+    predictor = load_predictor(tiny_bundle)
+    monkeypatch.setattr(type(predictor), "run", spoiled(type(predictor).run, lambda p: p / len(p)))
+    with pytest.raises(VerificationError, match="something else of a picture alone"):
+        verification._check_answers(predictor, verification._pictures())
+
+
+def spoiled(run, change):
+    """What a predictor's network says, changed."""
+
+    def answer(self, pixels):
+        probabilities, embeddings = run(self, pixels)
+        return change(probabilities), embeddings
+
+    return answer

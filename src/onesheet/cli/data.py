@@ -158,6 +158,32 @@ def pull(
     _transfer("pull", targets, remote=remote, jobs=jobs, timeout_s=timeout, force=force)
 
 
+@app.command(epilog="Example: onesheet data report --former former.parquet --out reports/data-change")
+def report(
+    raw: RawOption = RAW,
+    processed: ProcessedOption = PROCESSED,
+    former: Annotated[
+        Path | None,
+        typer.Option(dir_okay=False, help="Manifest of the version before, to compare with. (default: none)"),
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder of the page and its figures.")] = Path("outputs/data-report"),
+) -> None:
+    """Check a version of the data and tell what it changes: report.md, for a pull request, with figures.
+
+    Fails if a check does: leaks between the splits, training films that judge now, genres that are gone.
+    """
+    with extra("data"):
+        from onesheet.data.changes import write_change_report
+        from onesheet.data.manifest import MANIFEST_FILE, read_manifest
+    manifest = read_manifest(processed / MANIFEST_FILE, raw)
+    page, checks = write_change_report(manifest, read_manifest(former, raw) if former else None, out)
+    for check in checks:
+        typer.echo(f"{check.verdict}: {check.name}: {check.found}")
+    typer.echo(page)
+    if any(check.verdict == "failed" for check in checks):
+        raise typer.Exit(EXIT_FAILURE)
+
+
 @app.command(epilog="Example: onesheet data stats --out reports/data")
 def stats(
     raw: RawOption = RAW,

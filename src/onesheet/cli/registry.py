@@ -170,6 +170,28 @@ def fetch(
     typer.echo(f"{out}: {found}, {len(bundle.files) + 1} files as they were registered")
 
 
+@app.command(epilog="Example: onesheet registry verify challenger --seconds 10")
+def verify(
+    version: VersionArgument = CHALLENGER,
+    seconds: Annotated[float, typer.Option(min=0.5, help="How long it is asked over HTTP.")] = 10.0,
+    connections: Annotated[int, typer.Option(min=1, help="How many ask at a time.")] = 4,
+    max_p95: Annotated[
+        float, typer.Option(min=1, metavar="MS", help="Slowest 95th percentile of the latency that passes.")
+    ] = 1000.0,
+    url: UrlOption = None,
+) -> None:
+    """Check that a version works here: its files, its answers, and a service with it under load for a moment.
+
+    Needs no posters and nothing that trains, so a clean machine with the base install can do it.
+    """
+    from onesheet.registry.verification import verify as run_verification
+
+    registry = _open(url)
+    found = registry.find(version)
+    run_verification(registry, found, seconds=seconds, connections=connections, max_p95_ms=max_p95, on_step=typer.echo)
+    typer.echo(f"{found} works")
+
+
 def _open(url: str | None) -> Registry:
     from onesheet.registry import open_registry
 

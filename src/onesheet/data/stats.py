@@ -40,8 +40,13 @@ def genre_table(manifest: Manifest) -> Table:
     return table
 
 
-def write_figures(manifest: Manifest, out: Path) -> list[Path]:
+def write_figures(manifest: Manifest, out: Path, *, posters: bool = True) -> list[Path]:
     """Draw every figure as PNG into the folder `out`.
+
+    Args:
+        manifest: Of the posters.
+        out: Folder; created if need be.
+        posters: Whether posters themselves may be shown.
 
     Returns:
         Their paths: genre distribution by split, co-occurrence, labels per poster, sample grid.
@@ -51,14 +56,32 @@ def write_figures(manifest: Manifest, out: Path) -> list[Path]:
         "genres-by-split": _genres_by_split,
         "co-occurrence": _co_occurrence,
         "labels-per-poster": _labels_per_poster,
-        "samples": _samples,
     }
+    if posters:
+        draw["samples"] = _samples
     paths = []
     for name, function in draw.items():
         path = out / f"{name}.png"
         function(manifest).savefig(path)
         paths.append(path)
     return paths
+
+
+def draw_genres_before_and_now(former: Manifest, now: Manifest) -> Figure:
+    """Posters of each genre in two versions of the data."""
+    figure, axes = _figure(9, 6)
+    order = _by_frequency(now)
+    names = [now.genres[index] for index in order]
+    for offset, manifest, label, colour in ((-0.2, former, "before", "#b8c4ce"), (0.2, now, "now", _ACCENTS[0])):
+        counts = dict(zip(manifest.genres, manifest.targets().sum(axis=0).tolist(), strict=True))
+        heights = [counts.get(name, 0) for name in names]
+        axes.barh(np.arange(len(names)) + offset, heights, 0.4, label=label, color=colour)
+    axes.set_yticks(range(len(names)), names)
+    axes.invert_yaxis()
+    axes.set_xlabel("posters")
+    axes.set_title("Genres before and now")
+    axes.legend(frameon=False)
+    return figure
 
 
 def _genres_by_split(manifest: Manifest) -> Figure:

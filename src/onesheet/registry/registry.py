@@ -30,6 +30,7 @@ from onesheet.registry.records import (
     Store,
     Version,
 )
+from onesheet.registry.wandb import WANDB, WandbStore
 
 if TYPE_CHECKING:
     from onesheet.settings import Settings
@@ -181,7 +182,7 @@ class Registry:
                 f"so {to} was not compared with what is the {alias} now; try again"
             )
         self._store.set_alias(alias, to.number)
-        if kind == "promote" and self.aliases().get(CHALLENGER) == to.number:
+        if alias == CHAMPION and self.aliases().get(CHALLENGER) == to.number:
             self._store.set_alias(CHALLENGER, None)
         self._store.conclude(number, "done")
         return move.model_copy(update={"number": number, "state": "done"})
@@ -218,8 +219,13 @@ class Registry:
 
 def open_registry(settings: Settings) -> Registry:
     """The registry of the settings; it is opened when it is first asked."""
-    store = MlflowStore(settings.registry_url, settings.registry_model, settings.registry_artifacts)
-    return Registry(store, settings.actor or getpass.getuser())
+    return Registry(_store(settings), settings.actor or getpass.getuser())
+
+
+def _store(settings: Settings) -> Store:
+    if settings.registry_url.startswith(WANDB):
+        return WandbStore(settings.registry_url, settings.registry_model)
+    return MlflowStore(settings.registry_url, settings.registry_model, settings.registry_artifacts)
 
 
 def load_registered(ref: str) -> Bundle:
