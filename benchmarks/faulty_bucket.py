@@ -8,6 +8,7 @@ from __future__ import annotations
 import http.client
 import logging
 import re
+import signal
 import socket
 import threading
 from collections import Counter
@@ -19,7 +20,7 @@ from typing import Any, Literal, Self
 
 from gcp_storage_emulator.server import create_server
 
-Fault = Literal["503", "403", "silence", "hang up", "half"]
+Fault = Literal["503", "403", "401", "silence", "hang up", "half"]
 """`silence`: no answer until the client gives up; `hang up`: the connection ends; `half`: it ends within the answer."""
 
 _NAME = re.compile(rb'"name": *"([^"]+)"')
@@ -36,7 +37,20 @@ def start_emulator(port: int, bucket: str) -> Any:
     # With each upload it would write down the list of all objects, which takes the longer the more there are.
     server._storage._write_config_to_file = lambda: None
     server.start()
+    server._api._httpd.handle_error = lambda *_: None  # a client that has gone is no news
     return server
+
+
+def serve_emulator(port: int, bucket: str) -> None:
+    """The same, for a process that does nothing else."""
+    start_emulator(port, bucket)
+    signal.pause()
+
+
+def free_port() -> int:
+    """Nobody listens there now."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        return int(probe.getsockname()[1])
 
 
 class FaultyBucket:
@@ -58,8 +72,7 @@ class FaultyBucket:
         self.downloaded: Counter[str] = Counter()
         self.faults: Counter[str] = Counter()
         self.closing = threading.Event()
-        with socket.create_server(("127.0.0.1", 0)) as probe:
-            self.port = probe.getsockname()[1]
+        self.port = free_port()
         self.emulator = start_emulator(self.port, bucket)
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), partial(_Handler, self))
         self._server.daemon_threads = True
@@ -104,7 +117,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.bucket.closing.wait()
         if fault in ("silence", "hang up"):
             self.close_connection = True
-        elif fault in ("503", "403"):
+        elif fault in ("503", "403", "401"):
             self.reply(int(fault), b'{"error": {"message": "so it was ordered"}}')
         else:
             status, answer = self.ask_emulator(body)

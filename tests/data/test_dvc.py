@@ -257,6 +257,8 @@ def test_who_may_not_is_told_at_once(run: Run, bucket: Any) -> None:
     assert (code, out) == (1, "")
     assert err.startswith("onesheet: cannot push: Forbidden: ")
     assert err.count("\n") == 1
+    bucket.fault = lambda method, name: "401" if method == "POST" else None
+    assert "log in with `gcloud auth application-default login`" in run("push")[2]
 
 
 def test_a_bucket_that_is_not_there(run: Run, bucket: Any, repository: Path) -> None:
@@ -288,8 +290,8 @@ def test_a_push_of_what_is_not_here_is_no_success(run: Run, repository: Path) ->
     cached = next(path for path in (repository / ".dvc/cache").rglob("*") if path.is_file() and path.suffix != ".dir")
     cached.unlink()
     code, _, err = run("push")
-    assert code == 1
-    assert "DVC warns: Some of the cache files do not exist" in err
+    assert (code, err.count("\n")) == (1, 1)
+    assert "some objects are neither here nor in the remote" in err
 
 
 def test_what_does_not_help_is_given_up(run: Run, repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:

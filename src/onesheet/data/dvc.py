@@ -16,8 +16,6 @@ from typing import IO, Any, Final, Literal, cast
 
 from onesheet.errors import TransferError
 
-JOBS: Final = 16
-TIMEOUT_S: Final = 120.0
 PAUSES_S: Final = (2.0, 10.0)
 """Seconds to wait before further attempts in a row that bring nothing; after the last, the error stands."""
 
@@ -38,10 +36,10 @@ class Order:
     """
 
     direction: Literal["push", "pull"]
-    targets: tuple[str, ...] = ()
-    remote: str | None = None
-    jobs: int = JOBS
-    timeout_s: float = TIMEOUT_S
+    targets: tuple[str, ...]
+    remote: str | None
+    jobs: int
+    timeout_s: float
     force: bool = False
 
 
@@ -75,7 +73,7 @@ def transfer(order: Order, on_object: OnObject) -> Transferred:
     while True:
         outcome = _attempt(order, counter)
         if "error" not in outcome:
-            return Transferred(counter.total, tuple(outcome["notes"]))
+            return Transferred(max(counter.total, outcome["objects"]), tuple(outcome["notes"]))
         if outcome["hopeless"]:
             raise TransferError(f"cannot {order.direction}: {outcome['error']}")
         if counter.found and counter.found < least:

@@ -26,15 +26,15 @@ TOLD_EVERY_S: Final = 0.2
 MOVING: Final = ("Pushing", "Fetching")
 """How DVC calls the step that moves objects; others look for what there is, or link it into place."""
 
-_REFUSALS: Final = {"400", "401", "403", "404"}
+_MISSING: Final = "Some of the cache files do not exist"
+_REFUSALS: Final = ("400", "403", "404")
 
 
 def transfer(order: dict[str, Any]) -> dict[str, Any]:
     """Push or pull once.
 
     Returns:
-        `objects` that were moved and `notes` to pass on; or an `error`, whether it is `hopeless` to try again, and how
-        many objects are `left`, where that is known.
+        `objects` that were moved and `notes` to pass on; or an `error`, and whether it is `hopeless` to try again.
     """
     from dvc.exceptions import CheckoutError, DownloadError, DvcException, UploadError
     from dvc.lock import LockError
@@ -47,22 +47,20 @@ def transfer(order: dict[str, Any]) -> dict[str, Any]:
         with Repo() as repo:
             repo.cloud.get_remote(order["remote"], order["direction"])  # DVC itself would be content with none
             done = repo.push(**options) if pushing else repo.pull(**options, force=order["force"])["stats"]["fetched"]
-        return {"objects": done, "notes": log.notes}
     except (UploadError, DownloadError) as error:
-        cause = log.failure or error
-        return {"error": _line(cause), "hopeless": _is_hopeless(cause), "left": error.amount}
+        return _failure(log.failure or error)
     except CheckoutError as error:
         missing = ", ".join(error.target_infos)
-        return {
-            "error": f"{missing}: not all of it is here or in the remote; push it from where it is",
-            "hopeless": True,
-        }
+        return _hopeless(f"{missing}: not all of it is here or in the remote; push it from where it is")
     except LockError:
         return {"error": "another DVC is at work in this repository", "hopeless": False}
     except DvcException as error:
-        return {"error": _line(error), "hopeless": True}
+        return _hopeless(_line(error))
     except Exception as error:  # noqa: BLE001  of whatever library the remote is reached by
-        return {"error": _line(error), "hopeless": _is_hopeless(error)}
+        return _failure(error)
+    if any(note.startswith(_MISSING) for note in log.notes):  # a warning, to DVC
+        return _hopeless("some objects are neither here nor in the remote; the others are there now")
+    return {"objects": done, "notes": log.notes}
 
 
 class _Log(logging.Handler):
@@ -84,18 +82,23 @@ class _Log(logging.Handler):
         if record.exc_info:
             self.failure = record.exc_info[1]
         else:
-            self.notes.append(record.getMessage().splitlines()[0])
+            self.notes.append(record.getMessage().partition("\n")[0])
 
 
-def _is_hopeless(error: BaseException) -> bool:
-    """Whether it would only happen again: no credentials, no permission, no such bucket or object, no space."""
+def _failure(error: BaseException) -> dict[str, Any]:
+    """It would only happen again where there are no credentials, no permission, no such bucket or object, no space."""
     from google.auth.exceptions import DefaultCredentialsError
 
-    if isinstance(error, (PermissionError, FileNotFoundError, DefaultCredentialsError)):
-        return True
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return True
-    return str(getattr(error, "code", "")) in _REFUSALS or str(error).startswith("Forbidden")
+    code = str(getattr(error, "code", ""))
+    if code == "401" or isinstance(error, DefaultCredentialsError):
+        return _hopeless(f"{_line(error)}: log in with `gcloud auth application-default login`")
+    refused = code in _REFUSALS or isinstance(error, (PermissionError, FileNotFoundError))
+    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return {"error": _line(error), "hopeless": refused or full or str(error).startswith("Forbidden")}
+
+
+def _hopeless(message: str) -> dict[str, Any]:
+    return {"error": message, "hopeless": True}
 
 
 def _line(error: BaseException) -> str:
@@ -103,16 +106,18 @@ def _line(error: BaseException) -> str:
     return text or type(error).__name__
 
 
-def _limit_silence(seconds: float) -> None:
-    """Let gcsfs give up a request that hears nothing, which it then repeats; by itself it waits for ever.
+def _tune_gcsfs(silence_s: float) -> None:
+    """Let gcsfs give up a request that hears nothing, which it then repeats, and ask once for each object.
 
-    A limit on the whole of a request would cut off what is large, or slow.
+    By itself it waits for ever. A limit on the whole of a request would cut off what is large, or slow.
     """
     from aiohttp import ClientTimeout
     from fsspec.config import conf
 
-    timeout = ClientTimeout(total=None, sock_connect=CONNECT_S, sock_read=seconds)
+    timeout = ClientTimeout(total=None, sock_connect=CONNECT_S, sock_read=silence_s)
     conf.setdefault("gs", {})["requests_timeout"] = timeout
+    # Else it looks at each object with two more requests first, to read those beyond 100 MB in parts side by side.
+    os.environ.setdefault("DEFAULT_GCSFS_CONCURRENCY", "1")
 
 
 class _Teller:
@@ -131,7 +136,7 @@ class _Teller:
 
     def _see(self, bar: Any, n: float) -> bool | None:
         drawn: bool | None = self._update(bar, n)
-        moving = bool(bar.total) and str(bar.desc).startswith(MOVING)
+        moving = bool(bar.total) and str(getattr(bar, "desc", "")).startswith(MOVING)
         news = moving and (bar.n >= bar.total or bar.total != self._total)
         if news or time.monotonic() - self._last > TOLD_EVERY_S:
             self._last = time.monotonic()
@@ -159,7 +164,7 @@ def main() -> None:
     os.dup2(2, 1)  # nobody else says anything there
     order = json.loads(sys.argv[1])
     _Teller(told)
-    _limit_silence(order["timeout_s"] * SILENCE)
+    _tune_gcsfs(order["timeout_s"] * SILENCE)
     _tell(told, {"outcome": transfer(order)})
 
 
