@@ -13,7 +13,10 @@ from onesheet.refs import REGISTRY_PREFIX, is_registered
 class Settings(BaseSettings):
     """Settings of every command; a command's own options win over them."""
 
-    model_config = SettingsConfigDict(env_prefix="ONESHEET_", env_file=".env", extra="ignore", frozen=True)
+    # Where workflows and compose files pass on what may not be set, an empty value means just that.
+    model_config = SettingsConfigDict(
+        env_prefix="ONESHEET_", env_file=".env", env_ignore_empty=True, extra="ignore", frozen=True
+    )
 
     bundle: str = Field(
         "starter",
@@ -39,6 +42,12 @@ class Settings(BaseSettings):
     registry_model: str = Field(
         "onesheet", pattern=r"^[A-Za-z0-9_-]+$", description="Name of the model whose versions the registry holds."
     )
+    registry_webhook: str | None = Field(
+        None,
+        description="Address that is told of every move of an alias, such as "
+        "https://api.github.com/repos/OWNER/REPO/dispatches, which starts a workflow.",
+    )
+    registry_webhook_token: SecretStr | None = Field(None, description="Bearer token for it.")
     actor: str | None = Field(
         None, description="Who moves aliases, for the registry's history; default: the user's name."
     )

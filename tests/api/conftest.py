@@ -17,6 +17,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, closing, contextmanager, redirect_stderr, suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
@@ -474,3 +475,34 @@ def register() -> Callable[..., Version]:
         return version
 
     return registered
+
+
+class Receiver(BaseHTTPRequestHandler):
+    """Answers as `statuses` say, and then with GitHub's 204."""
+
+    statuses: list[int]
+    seen: list[tuple[str, dict[str, str], dict[str, Any]]]
+    url: str
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["content-length"])))
+        self.seen.append((self.path, dict(self.headers), body))
+        self.send_response(self.statuses.pop(0) if self.statuses else 204)
+        self.send_header("content-length", "0")
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        """Nothing."""
+
+
+@pytest.fixture
+def receiver() -> Iterator[type[Receiver]]:
+    """GitHub, as far as it takes a dispatch: `url`, `seen`, and the `statuses` that it shall answer with."""
+    Receiver.statuses, Receiver.seen = [], []
+    with ThreadingHTTPServer(("127.0.0.1", 0), Receiver) as running:
+        thread = threading.Thread(target=running.serve_forever)
+        thread.start()
+        Receiver.url = f"http://127.0.0.1:{running.server_port}/repos/films/onesheet/dispatches"
+        yield Receiver
+        running.shutdown()
+        thread.join()

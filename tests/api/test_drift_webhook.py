@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import json
-import threading
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from uuid import uuid4
 
 import pytest
@@ -19,40 +16,12 @@ WORD = "open sesame"
 NOON = datetime(2026, 11, 23, 12, tzinfo=UTC)
 
 
-class Receiver(BaseHTTPRequestHandler):
-    """Answers as `statuses` say, and then with GitHub's 204."""
-
-    statuses: list
-    seen: list
-
-    def do_POST(self):
-        body = json.loads(self.rfile.read(int(self.headers["content-length"])))
-        self.seen.append((self.path, dict(self.headers), body))
-        self.send_response(self.statuses.pop(0) if self.statuses else 204)
-        self.send_header("content-length", "0")
-        self.end_headers()
-
-    def log_message(self, *_):
-        pass
-
-
-@pytest.fixture
-def receiver():
-    Receiver.statuses, Receiver.seen = [], []
-    with ThreadingHTTPServer(("127.0.0.1", 0), Receiver) as running:
-        thread = threading.Thread(target=running.serve_forever)
-        thread.start()
-        yield f"http://127.0.0.1:{running.server_port}/repos/films/onesheet/dispatches"
-        running.shutdown()
-        thread.join()
-
-
 @pytest.fixture
 def told(settings, receiver, monkeypatch):
     """`told("ok", "drift")`: how many messages there were after runs with these verdicts."""
-    monkeypatch.setattr("onesheet.monitoring.drift.webhook._WAITS_SECONDS", (0.0, 0.0))
+    monkeypatch.setattr("onesheet.webhook._WAITS_SECONDS", (0.0, 0.0))
     told_settings = type(settings)(
-        _env_file=None, log_url=settings.log_url, drift_webhook=receiver, drift_webhook_token=WORD
+        _env_file=None, log_url=settings.log_url, drift_webhook=receiver.url, drift_webhook_token=WORD
     )
     with closing(PredictionLog(settings.log_url)) as log:
         log.migrate()
@@ -64,7 +33,7 @@ def told(settings, receiver, monkeypatch):
                     DriftRun(uuid4(), time, "tiny", version, verdict, result(verdict, version), has_report=False)
                 )
                 tell_of_drift(log, told_settings)
-            return len(Receiver.seen)
+            return len(receiver.seen)
 
         yield after
 
@@ -85,9 +54,9 @@ def result(verdict, version):
     }
 
 
-def test_a_turn_to_drift_is_told_as_github_wants_it(told):
+def test_a_turn_to_drift_is_told_as_github_wants_it(told, receiver):
     assert told("ok", "warning", "drift") == 1
-    ((path, headers, body),) = Receiver.seen
+    ((path, headers, body),) = receiver.seen
     assert path == "/repos/films/onesheet/dispatches"
     assert headers["Authorization"] == f"Bearer {WORD}"
     assert headers["Accept"] == "application/vnd.github+json"
@@ -110,16 +79,16 @@ def test_nothing_to_tell(told, settings):
     assert told("ok", "warning", "not enough data") == 0
 
 
-def test_a_receiver_that_stumbles_is_asked_again(told):
-    Receiver.statuses = [503, 500]
+def test_a_receiver_that_stumbles_is_asked_again(told, receiver):
+    receiver.statuses = [503, 500]
     assert told("drift") == 3
 
 
-def test_a_receiver_that_refuses_is_not(told):
-    Receiver.statuses = [401]
+def test_a_receiver_that_refuses_is_not(told, receiver):
+    receiver.statuses = [401]
     with pytest.raises(WebhookError, match="status 401"):
         told("drift")
-    assert len(Receiver.seen) == 1
+    assert len(receiver.seen) == 1
 
 
 def test_nobody_there(told, settings, monkeypatch):

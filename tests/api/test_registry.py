@@ -317,3 +317,27 @@ def spoiled(run, change):
         return change(probabilities), embeddings
 
     return answer
+
+
+def test_every_move_is_told_as_github_wants_it(embedded, receiver, tiny_bundle, next_bundle, capsys, monkeypatch):
+    monkeypatch.setenv("ONESHEET_REGISTRY_WEBHOOK", receiver.url)
+    monkeypatch.setenv("ONESHEET_REGISTRY_WEBHOOK_TOKEN", "open sesame")
+    monkeypatch.setattr("onesheet.webhook._WAITS_SECONDS", ())
+    run = partial(onesheet, capsys, monkeypatch)
+    run("register", str(tiny_bundle))
+    run("register", str(next_bundle), "--no-challenger")
+    run("rollback", "--to", "2", "--reason", "so")
+    told = [body for _, _, body in receiver.seen]
+    assert [body["event_type"] for body in told] == ["onesheet-registry"] * 2
+    assert [(body["client_payload"]["kind"], body["client_payload"]["after"]) for body in told] == [
+        ("register", 1),
+        ("rollback", 2),
+    ]
+    assert told[1]["client_payload"]["model"] == {"name": "tiny", "version": "2.0.0"}
+    assert receiver.seen[0][1]["Authorization"] == "Bearer open sesame"
+
+    receiver.statuses = [401]
+    code, said = run("rollback", "--to", "1")
+    assert code == 1
+    assert "version 1 (tiny 1.2.3) is the champion again" in said  # it is done all the same
+    assert "ONESHEET_REGISTRY_WEBHOOK was not told: it answers with status 401" in said

@@ -14,7 +14,7 @@ from onesheet.console import complain, extra, progress, read_settings, show_tabl
 from onesheet.refs import CHALLENGER, CHAMPION
 
 if TYPE_CHECKING:
-    from onesheet.registry import Registry, Version
+    from onesheet.registry import Move, Registry, Version
     from onesheet.registry.promotion import Decision
 
 app = typer.Typer(
@@ -71,12 +71,13 @@ def register(
     with submission(bundle, run, processed, raw) as submitted:
         standing = registry.standing(CHALLENGER) if challenger else None
         version = registry.register(submitted.folder, submitted.lineage, note)
-        if standing:
-            registry.move(standing, version, "register", note or "new")
     for missing in submitted.notes:
         complain(f"note: {missing}")
-    typer.echo(f"{version}" + (f" is the {CHALLENGER}" if challenger else ""))
+    move = registry.move(standing, version, "register", note or "new") if standing else None
+    typer.echo(f"{version}" + (f" is the {CHALLENGER}" if move else ""))
     typer.echo(f"next: onesheet registry promote {version.number}")
+    if move:
+        _tell(move, version)
 
 
 @app.command(epilog="Example: onesheet registry compare challenger champion")
@@ -118,6 +119,7 @@ def promote(
     move = run_promotion(registry, decision)
     if not as_json:
         typer.echo(f"{decision.version} is the {CHAMPION} now" + (f", instead of {move.before}" if move.before else ""))
+    _tell(move, decision.version)
 
 
 @app.command(epilog="Example: onesheet registry rollback --reason 'answers nothing but Drama'")
@@ -132,8 +134,9 @@ def rollback(
     registry = _open(url)
     standing = registry.standing(CHAMPION)
     version = registry.find(to) if to else registry.former_champion()
-    registry.move(standing, version, "rollback", reason or "rolled back")
+    move = registry.move(standing, version, "rollback", reason or "rolled back")
     typer.echo(f"{version} is the {CHAMPION} again")
+    _tell(move, version)
 
 
 @app.command(epilog="Example: onesheet registry history")
@@ -196,6 +199,12 @@ def _open(url: str | None) -> Registry:
     from onesheet.registry import open_registry
 
     return open_registry(read_settings(registry_url=url))
+
+
+def _tell(move: Move, version: Version) -> None:
+    from onesheet.registry.notice import tell_of_move
+
+    tell_of_move(read_settings(), move, version)
 
 
 def _decide(

@@ -30,7 +30,6 @@ from onesheet.registry.records import (
     Store,
     Version,
 )
-from onesheet.registry.wandb import WANDB, WandbStore
 
 if TYPE_CHECKING:
     from onesheet.settings import Settings
@@ -223,7 +222,9 @@ def open_registry(settings: Settings) -> Registry:
 
 
 def _store(settings: Settings) -> Store:
-    if settings.registry_url.startswith(WANDB):
+    if settings.registry_url.startswith("wandb://"):
+        from onesheet.registry.wandb import WandbStore
+
         return WandbStore(settings.registry_url, settings.registry_model)
     return MlflowStore(settings.registry_url, settings.registry_model, settings.registry_artifacts)
 

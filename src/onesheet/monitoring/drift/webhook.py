@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING, Any, Final
 
-import httpx
-
-from onesheet.errors import WebhookError
 from onesheet.predictionlog import DriftRuns
+from onesheet.webhook import dispatch
 
 if TYPE_CHECKING:
     from onesheet.predictionlog import PredictionLog
@@ -17,14 +14,11 @@ if TYPE_CHECKING:
 _EVENT: Final = "onesheet-drift"
 _RUNS: Final = 30
 _COLUMNS: Final = 20
-_TIMEOUT_SECONDS: Final = 10.0
-_WAITS_SECONDS: Final = (1.0, 5.0)
 
 
 def tell_of_drift(log: PredictionLog, settings: Settings) -> bool:
     """POST to `drift_webhook` if the latest run found drift and the one before did not.
 
-    The body is GitHub's for a `repository_dispatch`, which starts a workflow; other receivers find the same in it.
     Runs of another model, and those with too little data, do not count as the one before.
 
     Args:
@@ -45,7 +39,8 @@ def tell_of_drift(log: PredictionLog, settings: Settings) -> bool:
     before = next((run for run in runs[1:] if (run.model_name, run.model_version) == model), None)
     if before and before.verdict == "drift":
         return False
-    _send(settings, {"event_type": _EVENT, "client_payload": _payload(runs[0].result)})
+    payload = _payload(runs[0].result)
+    dispatch("ONESHEET_DRIFT_WEBHOOK", settings.drift_webhook, settings.drift_webhook_token, _EVENT, payload)
     return True
 
 
@@ -54,24 +49,3 @@ def _payload(result: dict[str, Any]) -> dict[str, Any]:
     columns = [{"name": column["name"], "distance": column["distance"]} for column in result["columns"][:_COLUMNS]]
     kept = ("id", "time", "verdict", "model", "since", "until", "pictures", "summary")
     return {**{name: result[name] for name in kept}, "columns": columns}
-
-
-def _send(settings: Settings, body: dict[str, Any]) -> None:
-    token = settings.drift_webhook_token
-    headers = {"Accept": "application/vnd.github+json"}
-    if token:
-        headers["Authorization"] = f"Bearer {token.get_secret_value()}"
-    reason = ""
-    for wait in (0.0, *_WAITS_SECONDS):
-        time.sleep(wait)
-        try:
-            answer = httpx.post(str(settings.drift_webhook), json=body, headers=headers, timeout=_TIMEOUT_SECONDS)
-        except (httpx.HTTPError, httpx.InvalidURL) as error:
-            reason = f"it cannot be reached ({type(error).__name__})"
-            continue
-        if answer.is_success:
-            return
-        reason = f"it answers with status {answer.status_code}"
-        if answer.is_client_error:
-            break
-    raise WebhookError(f"ONESHEET_DRIFT_WEBHOOK was not told of the drift: {reason}")
