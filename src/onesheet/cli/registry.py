@@ -26,7 +26,8 @@ VersionArgument = Annotated[str, typer.Argument(metavar="VERSION", help="Its num
 UrlOption = Annotated[
     str | None,
     typer.Option(
-        help="A file or database of MLflow, or a server. (default: ONESHEET_REGISTRY_URL or sqlite:///outputs/mlflow.db)"
+        help="A file, database or server of MLflow, or wandb://ENTITY/PROJECT. "
+        "(default: ONESHEET_REGISTRY_URL or sqlite:///outputs/mlflow.db)"
     ),
 ]
 GatesOption = Annotated[Path | None, typer.Option(help="Limits of the gates. (default: the shipped gates.yaml)")]
