@@ -27,7 +27,7 @@ RECIPE = (
 def call(made_up_posters: Path, tmp_path: Path) -> Callable[..., str]:
     """`call("dvc", "repro")` in a repository with this pipeline: standard output and error."""
     home = tmp_path / "repository"
-    for name in ("dvc.yaml", "params.yaml", ".dvcignore", ".gitignore", ".dvc/config", ".dvc/.gitignore"):
+    for name in ("dvc.yaml", "params.yaml", "splits.csv", ".dvcignore", ".gitignore", ".dvc/config", ".dvc/.gitignore"):
         (home / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, home / name)
     shutil.copytree(made_up_posters, home / "data/raw")
