@@ -99,7 +99,8 @@ def test_the_better_one_is_promoted_the_worse_one_is_refused_and_a_promotion_is_
     assert registry.aliases() == {"champion": good.number}
 
     refused = judged(poor.number)
-    with pytest.raises(PromotionRefusedError, match=r"version 1 .* does not pass: better: mAP, calibration, answers: F1 macro"):
+    failed = r"version 1 .* does not pass: better: mAP, calibration, answers: F1 macro"
+    with pytest.raises(PromotionRefusedError, match=failed):
         promote(registry, refused)
     assert registry.aliases() == {"champion": good.number}
     with pytest.raises(RegistryError, match="is the champion already"):
