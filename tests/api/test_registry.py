@@ -341,3 +341,12 @@ def test_every_move_is_told_as_github_wants_it(embedded, receiver, tiny_bundle, 
     assert code == 1
     assert "version 1 (tiny 1.2.3) is the champion again" in said  # it is done all the same
     assert "ONESHEET_REGISTRY_WEBHOOK was not told: it answers with status 401" in said
+
+
+def test_a_number_without_a_name_may_act_too(register, embedded, tiny_bundle, monkeypatch):
+    """As in a container that runs as any user."""
+    monkeypatch.delenv("ONESHEET_ACTOR")
+    for name in ("LOGNAME", "USER", "LNAME", "USERNAME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("pwd.getpwuid", lambda number: {}[number])
+    assert register(open_registry(Settings()), tiny_bundle).by == f"user {os.getuid()}"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import getpass
 import hashlib
+import os
 import shutil
 import tempfile
 from dataclasses import dataclass
@@ -218,7 +219,14 @@ class Registry:
 
 def open_registry(settings: Settings) -> Registry:
     """The registry of the settings; it is opened when it is first asked."""
-    return Registry(_store(settings), settings.actor or getpass.getuser())
+    return Registry(_store(settings), settings.actor or _user())
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container may run as a number that nobody has
+        return f"user {os.getuid()}"
 
 
 def _store(settings: Settings) -> Store:
