@@ -1,9 +1,13 @@
 """Short commands for people and CI alike: `uv run --all-extras --group dev inv --list`."""
 
 import json
+from importlib.metadata import version
 from pathlib import Path
 
 from invoke import Context, Exit, task
+
+# The targets of deploy/docker/Dockerfile.
+IMAGES = ("api", "bento", "frontend", "drift", "evaluate", "train")
 
 
 @task
@@ -94,6 +98,40 @@ def bento(c: Context) -> None:
         "--extra bento --extra postgres --extra tracing --output-file dist/bento-requirements.txt"
     )
     c.run("bentoml build deploy/bento")
+
+
+@task(
+    iterable=["only"],
+    help={"only": "This image; may be repeated.", "base": "A Debian 12 to build on.", "tag": "Of the images."},
+)
+def images(c: Context, only: list[str], base: str = "", tag: str = "latest") -> None:
+    """Build the images of deploy/docker/Dockerfile with Docker, Podman or Buildah, whichever is there."""
+    tool = _container_tool(c, "docker", "podman", "buildah")
+    revision = c.run("git rev-parse HEAD", hide=True, warn=True).stdout.strip()
+    options = [
+        "--file deploy/docker/Dockerfile",
+        f"--label org.opencontainers.image.version={version('onesheet')}",
+        f"--label org.opencontainers.image.revision={revision}",
+        # The format of others has no health checks, and steps that are kept are what makes the next build quick.
+        *([] if tool == "docker" else ["--format docker", "--layers"]),
+        *([f"--build-arg BASE={base}"] if base else []),
+    ]
+    for image in only or IMAGES:
+        c.run(f"{tool} build {' '.join(options)} --target {image} --tag onesheet-{image}:{tag} .")
+
+
+@task(iterable=["only"], help={"only": "This image; may be repeated.", "tag": "Of the images."})
+def smoke(c: Context, only: list[str], tag: str = "latest") -> None:
+    """Run the images as a careful operator would: each does its work, and a table has their sizes."""
+    c.run(f"python tests/smoke_images.py --tool {_container_tool(c, 'docker', 'podman')} --tag {tag} {' '.join(only)}")
+
+
+def _container_tool(c: Context, *tools: str) -> str:
+    """The first that works: a client of Docker may be there without its daemon."""
+    for tool in tools:
+        if c.run(f"{tool} info", hide=True, warn=True).ok:
+            return tool
+    raise Exit(f"none of these works here: {', '.join(tools)}")
 
 
 @task

@@ -435,7 +435,7 @@ async def test_what_the_alerts_ask_for_is_exported(log, world, bundle, settings,
 async def test_a_webhook_that_is_away_is_counted_and_takes_nothing_from_the_answer(
     drifted, drawn, settings, tmp_path, connect, monkeypatch
 ):
-    monkeypatch.setattr("onesheet.monitoring.drift.webhook._WAITS_SECONDS", ())
+    monkeypatch.setattr("onesheet.webhook._WAITS_SECONDS", ())
     update = {"bundle": str(tmp_path / "judged"), "drift_webhook": "http://127.0.0.1:9/"}
     async with connect(create_drift_app(settings.model_copy(update=update), drifted)) as client:
         assert (await client.post("/drift/run")).json()["verdict"] == "drift"
@@ -448,7 +448,7 @@ def test_the_command_tells_only_whom_it_knows(drifted, monkeypatch):
     assert DriftRuns(drifted).latest() == []
 
     monkeypatch.setenv("ONESHEET_DRIFT_WEBHOOK", "http://127.0.0.1:9/")
-    monkeypatch.setattr("onesheet.monitoring.drift.webhook._WAITS_SECONDS", ())
+    monkeypatch.setattr("onesheet.webhook._WAITS_SECONDS", ())
     told = run_command("--notify")
     assert told.stdout.startswith("drift: ")
     assert "was not told" in str(told.exception)

@@ -7,11 +7,11 @@ import hashlib
 import google_crc32c
 import pytest
 
-from onesheet.data.sources.base import Checksum, SourceFile, reason, retry
+from onesheet.data.sources.base import Checksum, SourceFile, retry
 from onesheet.data.sources.git import is_git
 from onesheet.data.sources.kaggle import kaggle_handle
 from onesheet.data.sources.naming import dataset_names, is_picture, public_name
-from onesheet.errors import FetchError
+from onesheet.errors import FetchError, reason
 
 HOSTILE = [
     "../evil.jpg",

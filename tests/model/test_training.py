@@ -45,7 +45,7 @@ def test_a_model_learns_what_there_is_to_learn(checkpoint):
 
 def test_the_run_folder_says_how_it_was_made(checkpoint):
     names = {path.name for path in checkpoint.parent.iterdir()}
-    assert names == {"best.ckpt", "last.ckpt", "config.yaml", "run.json", "metrics"}
+    assert names == {"best.ckpt", "last.ckpt", "config.yaml", "run.json", "curves.csv", "metrics"}
     assert "backbone: resnet10t" in (checkpoint.parent / "config.yaml").read_text()
 
 
