@@ -19,7 +19,9 @@ from onesheet.image import PreprocessSpec
 from onesheet.predictor import Predictor, load_predictor
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
+
+    from gcp_storage_emulator.server import Server
 
     from onesheet.data.manifest import Manifest
 
@@ -71,6 +73,21 @@ def free_port() -> Callable[[], int]:
             return int(listener.getsockname()[1])
 
     return found
+
+
+@pytest.fixture
+def emulator(free_port: Callable[[], int], monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    """Cloud Storage with one empty bucket, `posters`, for all of Google's clients in this process."""
+    from gcp_storage_emulator.server import create_server
+
+    port = free_port()
+    monkeypatch.setenv("STORAGE_EMULATOR_HOST", f"http://127.0.0.1:{port}")
+    monkeypatch.setenv("NO_GCE_CHECK", "true")  # nor look for a metadata server in the network
+    monkeypatch.setenv("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
+    server = create_server("127.0.0.1", port, in_memory=True, default_bucket="posters")
+    server.start()
+    yield server
+    server.stop()
 
 
 @pytest.fixture(scope="session")

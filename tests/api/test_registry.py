@@ -186,6 +186,16 @@ def test_a_bundle_is_named_by_alias_or_number_wherever_one_is_named(
             load_bundle(ref)
 
 
+def test_bundles_in_a_bucket(register, embedded, emulator, tiny_bundle, tmp_path):
+    """MLflow's own client for Cloud Storage, against the emulator."""
+    settings = Settings(registry_artifacts="gs://posters/registry")
+    version = register(open_registry(settings), tiny_bundle)
+    assert open_registry(settings).load(version).files == load_bundle(tiny_bundle).files
+    assert not (tmp_path / "outputs" / "registry").exists()
+    found = httpx.get(f"{os.environ['STORAGE_EMULATOR_HOST']}/storage/v1/b/posters/o").json()["items"]
+    assert {Path(each["name"]).name for each in found} >= {"bundle.json", "model.onnx"}
+
+
 @pytest.mark.parametrize("name", ["model.onnx", "bundle.json"])
 def test_what_was_changed_after_it_was_registered_is_refused(register, embedded, tiny_bundle, tmp_path, name):
     version = register(embedded, tiny_bundle)

@@ -12,28 +12,12 @@ from onesheet.data.fetch import fetch
 from onesheet.errors import FetchError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from pathlib import Path
 
     from gcp_storage_emulator.server import Server
 
 BUCKET = "posters"
-
-
-@pytest.fixture
-def emulator(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    """Cloud Storage with one empty bucket."""
-    from gcp_storage_emulator.server import create_server
-
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
-    monkeypatch.setenv("STORAGE_EMULATOR_HOST", f"http://127.0.0.1:{port}")
-    monkeypatch.setenv("NO_GCE_CHECK", "true")  # nor look for a metadata server in the network
-    monkeypatch.setenv("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
-    server = create_server("127.0.0.1", port, in_memory=True, default_bucket=BUCKET)
-    server.start()
-    yield server
-    server.stop()
 
 
 @pytest.fixture
