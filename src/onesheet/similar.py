@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
@@ -74,7 +73,7 @@ class KnownPosters:
         except ImportError as error:
             raise MissingExtraError("similar posters need Parquet: install onesheet[similar]") from error
         try:
-            table = pq.read_table(io.BytesIO(reference))
+            table = pq.read_table(pa.BufferReader(reference))
             embeddings = np.array(table["embedding"].to_pylist(), np.float32)
             ids, genres = table["id"].to_pylist(), [tuple(row) for row in table["genres"].to_pylist()]
             titles = table["title"].to_pylist() if "title" in table.column_names else [None] * len(ids)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import hashlib
-import io
 import json
 import os
 import shutil
@@ -187,7 +186,7 @@ def _words(
 def _reference(bundle: Bundle) -> list[str]:
     """The sha256s of the posters that the bundle was judged by."""
     try:
-        table = pq.read_table(io.BytesIO(bundle.files[REFERENCE_FILE]), columns=["sha256"])
+        table = pq.read_table(pa.BufferReader(bundle.files[REFERENCE_FILE]), columns=["sha256"])
         return [str(content) for content in table["sha256"].to_pylist()]
     except (pa.ArrowException, KeyError) as error:
         raise BundleCorruptError("the reference of the bundle does not tell its posters by their sha256") from error

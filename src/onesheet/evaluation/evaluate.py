@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from onesheet.bundle import REFERENCE_FILE, Bundle, Precision
@@ -175,7 +175,7 @@ def split_ids(processed: Path, split: str) -> set[str]:
 
 def reference_ids(bundle: Bundle) -> set[str]:
     """Ids of the validation posters that thresholds and calibration were chosen on."""
-    table = pq.read_table(io.BytesIO(bundle.files[REFERENCE_FILE]), columns=["id"])
+    table = pq.read_table(pa.BufferReader(bundle.files[REFERENCE_FILE]), columns=["id"])
     return set(table["id"].to_pylist())
 
 

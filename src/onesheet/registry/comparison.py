@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import statistics
 import time
 from collections.abc import Callable, Collection, Sequence
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from onesheet.bundle import Bundle
@@ -236,7 +236,7 @@ def _latencies(sides: Sequence[Contender], paths: Sequence[Path]) -> list[float]
 
 def _difference(predictor: Predictor, manifest: Manifest) -> tuple[float | None, int]:
     """Between the probabilities that a bundle promises of its validation posters and those that it gives here."""
-    reference = {row["id"]: row for row in pq.read_table(io.BytesIO(predictor.reference)).to_pylist()}
+    reference = {row["id"]: row for row in pq.read_table(pa.BufferReader(predictor.reference)).to_pylist()}
     found = [
         entry
         for entry in manifest.entries

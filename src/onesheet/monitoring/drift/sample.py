@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -103,11 +102,11 @@ class Sample:
         Raises:
             BundleCorruptError: Its reference does not hold what it should.
         """
-        from pyarrow import ArrowException, parquet
+        from pyarrow import ArrowException, BufferReader, parquet
 
         genres = tuple(bundle.metadata.genres)
         try:
-            table = parquet.read_table(io.BytesIO(bundle.files["reference.parquet"]))
+            table = parquet.read_table(BufferReader(bundle.files["reference.parquet"]))
             columns = {name: table[name].to_numpy() for name in STATISTICS}
             probabilities = np.stack(table["probabilities"].to_numpy()).astype(np.float32)
             embeddings = np.stack(table["embedding"].to_numpy()).astype(np.float32)
