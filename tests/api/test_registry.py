@@ -221,6 +221,19 @@ def test_a_move_that_is_under_way_is_waited_for_and_one_that_broke_off_is_not(
     assert [each.state for each in embedded.history()] == ["begun", "done"]
 
 
+def test_a_promotion_that_broke_off_at_its_very_end_can_be_rolled_back(
+    register, embedded, tiny_bundle, next_bundle, monkeypatch
+):
+    first = register(embedded, tiny_bundle, alias="champion")
+    second = register(embedded, next_bundle)
+    with monkeypatch.context() as broken:
+        broken.setattr(type(embedded._store), "conclude", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            move(embedded, "champion", second)
+    assert embedded.aliases() == {"champion": second.number}
+    assert embedded.former_champion() == first
+
+
 def test_without_a_former_champion_nothing_is_rolled_back(register, embedded, tiny_bundle):
     with pytest.raises(UnknownVersionError, match="no champion before"):
         embedded.former_champion()

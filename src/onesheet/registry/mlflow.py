@@ -50,15 +50,15 @@ class MlflowStore:
     def add(self, folder: Path, version: Version) -> Version:
         """As `Store.add`."""
         lineage = version.lineage
-        with self._told():
-            run = self._client.create_run(
+        with self._told() as client:
+            run = client.create_run(
                 self._experiment, run_name=f"{lineage.model_name} {lineage.model_version}", tags=_texts(version)
             ).info.run_id
             for name, value in lineage.metrics.items():
-                self._client.log_metric(run, name, value)
-            self._client.log_artifacts(run, str(folder))
-            self._client.set_terminated(run)
-            made = self._client.create_model_version(
+                client.log_metric(run, name, value)
+            client.log_artifacts(run, str(folder))
+            client.set_terminated(run)
+            made = client.create_model_version(
                 self._named(self._model),
                 source=f"runs:/{run}/bundle",
                 run_id=run,
@@ -77,25 +77,25 @@ class MlflowStore:
         if not self._exists:
             return {}
         try:
-            with self._told():
-                known = self._client.get_registered_model(self._model)
+            with self._told() as client:
+                known = client.get_registered_model(self._model)
         except UnknownVersionError:  # nothing was ever registered
             return {}
         return {alias: int(number) for alias, number in known.aliases.items()}
 
     def set_alias(self, alias: str, number: int | None) -> None:
         """As `Store.set_alias`."""
-        with self._told():
+        with self._told() as client:
             if number is None:
-                self._client.delete_registered_model_alias(self._model, alias)
+                client.delete_registered_model_alias(self._model, alias)
             else:
-                self._client.set_registered_model_alias(self._model, alias, str(number))
+                client.set_registered_model_alias(self._model, alias, str(number))
 
     def fetch(self, number: int, part: str, into: Path) -> Path:
         """As `Store.fetch`."""
-        with self._told():
-            run = self._client.get_model_version(self._model, str(number)).run_id
-            return Path(self._client.download_artifacts(str(run), part, str(into)))
+        with self._told() as client:
+            run = client.get_model_version(self._model, str(number)).run_id
+            return Path(client.download_artifacts(str(run), part, str(into)))
 
     def moves(self) -> list[Move]:
         """As `Store.moves`."""
@@ -103,9 +103,9 @@ class MlflowStore:
 
     def record(self, move: Move) -> int:
         """As `Store.record`."""
-        with self._told():
-            moved = self._client.get_model_version(self._model, str(move.after))
-            made = self._client.create_model_version(
+        with self._told() as client:
+            moved = client.get_model_version(self._model, str(move.after))
+            made = client.create_model_version(
                 self._named(self._moves),
                 source=str(moved.source),
                 run_id=moved.run_id,
@@ -116,8 +116,8 @@ class MlflowStore:
 
     def conclude(self, number: int, state: MoveState) -> None:
         """As `Store.conclude`."""
-        with self._told():
-            self._client.set_model_version_tag(self._moves, str(number), _STATE, state)
+        with self._told() as client:
+            client.set_model_version_tag(self._moves, str(number), _STATE, state)
 
     @cached_property
     def _client(self) -> MlflowClient:
@@ -177,21 +177,20 @@ class MlflowStore:
     def _all_of(self, model: str) -> Iterator[ModelVersion]:
         token = None
         while self._exists:
-            with self._told():
-                page = self._client.search_model_versions(f"name='{model}'", max_results=_PAGE, page_token=token)
+            with self._told() as client:
+                page = client.search_model_versions(f"name='{model}'", max_results=_PAGE, page_token=token)
             yield from page
             if not (token := page.token):
                 return
 
     @contextmanager
-    def _told(self) -> Iterator[None]:
+    def _told(self) -> Iterator[MlflowClient]:
         """Turn what MLflow says into one line."""
         client = self._client  # first of all, so that a missing package is told as such
-        del client
         from mlflow.exceptions import MlflowException
 
         try:
-            yield
+            yield client
         except MlflowException as error:
             if error.error_code == "RESOURCE_DOES_NOT_EXIST":
                 raise UnknownVersionError(f"the registry at {shown(self._url)}: {shown(error.message)}") from error
@@ -211,7 +210,7 @@ def _texts(version: Version) -> dict[str, str]:
 
 def _version(stored: ModelVersion) -> Version | None:
     try:
-        known = Version.model_validate_json(stored.tags[_RECORD], strict=False)
+        known = Version.model_validate_json(stored.tags[_RECORD])
     except (KeyError, ValidationError):
         return None
     return known.model_copy(update={"number": int(stored.version)})

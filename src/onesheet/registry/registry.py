@@ -196,7 +196,8 @@ class Registry:
         present = self.aliases().get(CHAMPION)
         for move in reversed(self.history()):
             made_it = move.kind == "promote" and move.alias == CHAMPION and move.after == present
-            if made_it and move.state == "done" and move.before is not None:
+            # One that never said that it was done has set the alias all the same, or this would not be the champion.
+            if made_it and move.state != "lost" and move.before is not None:
                 return self.find(str(move.before))
         raise UnknownVersionError("there was no champion before this one; `onesheet registry history` shows all moves")
 
