@@ -66,8 +66,8 @@ def settings_page() -> str:
     ]
     head = """# Settings
 
-From the environment, or a `.env` file in the working folder; a command's own options win. This page is written by
-`inv settings`.
+From the environment, or a `.env` file in the working folder; a command's own options win. An empty value counts as not
+set. This page is written by `inv settings`.
 
 | variable | default | |
 |---|---|---|

@@ -187,3 +187,11 @@ def test_standard_output_stays_data(logged: Callable[..., io.StringIO], capsys: 
     structlog.get_logger().error("a line")
 
     assert capsys.readouterr().out == ""
+
+
+def test_an_empty_value_counts_as_not_set(monkeypatch):
+    """Workflows and compose files pass on what may not be set."""
+    monkeypatch.setenv("ONESHEET_REGISTRY_WEBHOOK", "")
+    monkeypatch.setenv("ONESHEET_WORKERS", "")
+    settings = read_settings()
+    assert (settings.registry_webhook, settings.workers) == (None, 1)

@@ -118,14 +118,12 @@ def export(
     }
     if min_speedup < np.inf:
         begin("Quantizing, and measuring what that saves and costs")
-        try:
-            quantized = quantize(model, _read(_first(manifest.split("train"), CALIBRATION_POSTERS), spec).pixels)
-        except ExportError as error:
-            metrics["int8"] = {"left_out": error.message}
-        else:
-            metrics["int8"] = _saving(model, quantized, validation, test, decision, metrics["validation"], min_speedup)
-            if metrics["int8"]["left_out"] is None:
-                files[INT8_FILE] = quantized
+        calibrating = _read(_first(manifest.split("train"), CALIBRATION_POSTERS), spec)
+        metrics["int8"], quantized = _try_int8(
+            model, calibrating, validation, test, decision, metrics["validation"], min_speedup
+        )
+        if quantized is not None:
+            files[INT8_FILE] = quantized
 
     metadata = _metadata(checkpoint, manifest, spec, decision, metrics)
     metadata |= {"name": name or metadata["name"], "version": version or metadata["version"]}
@@ -203,16 +201,24 @@ def _run(model: bytes, pixels: NDArray[np.uint8]) -> tuple[NDArray[np.float32], 
     return np.stack([row[0] for row in outputs]), np.stack([row[1] for row in outputs])
 
 
-def _saving(
+def _try_int8(
     model: bytes,
-    quantized: bytes,
+    calibrating: _Posters,
     validation: _Posters,
     test: _Posters,
     decision: _Decision,
     exact: dict[str, Any],
     min_speedup: float,
-) -> dict[str, Any]:
-    """What the int8 graph saves and costs, and in `left_out` why it does not pay. Validation posters decide."""
+) -> tuple[dict[str, Any], bytes | None]:
+    """What the int8 graph saves and costs, and in `left_out` why it does not pay; validation posters decide.
+
+    Returns:
+        That, and the graph if it pays.
+    """
+    try:
+        quantized = quantize(model, calibrating.pixels)
+    except ExportError as error:
+        return {"left_out": error.message}, None
     gained = speedup(model, quantized, validation.pixels)
     on_validation, on_test = (
         _measure(_run(quantized, posters.pixels)[0], posters.manifest, decision.thresholds)
@@ -224,7 +230,8 @@ def _saving(
         left_out = f"{gained:.2f} times as fast, {min_speedup:g} are asked for"
     elif lost > MAX_LOSS:
         left_out = f"mAP falls by {lost:.3f} on the validation posters, {MAX_LOSS:g} are allowed"
-    return {"left_out": left_out, "speedup": gained, "validation": on_validation, "test": on_test}
+    saving = {"left_out": left_out, "speedup": gained, "validation": on_validation, "test": on_test}
+    return saving, None if left_out else quantized
 
 
 def _measure(probabilities: NDArray[np.float32], manifest: Manifest, thresholds: NDArray[np.float64]) -> dict[str, Any]:
