@@ -193,5 +193,5 @@ def test_an_empty_value_counts_as_not_set(monkeypatch):
     """Workflows and compose files pass on what may not be set."""
     monkeypatch.setenv("ONESHEET_REGISTRY_WEBHOOK", "")
     monkeypatch.setenv("ONESHEET_WORKERS", "")
-    settings = read_settings()
+    settings = Settings()
     assert (settings.registry_webhook, settings.workers) == (None, 1)
