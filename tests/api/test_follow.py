@@ -96,6 +96,26 @@ async def test_a_registry_that_comes_late_is_waited_for(
         assert (await client.post("/predict", files={"file": make_poster()})).status_code == 200
 
 
+async def test_a_registry_that_stumbles_is_asked_again(
+    following, embedded, register, started, tiny_bundle, next_bundle, monkeypatch
+):
+    register(embedded, tiny_bundle, alias="champion")
+    async with started(following) as client:
+        await becomes(client, "1.2.3")
+        stumbles = iter([ZeroDivisionError, RuntimeError])
+        find = type(embedded).find
+
+        def found(self, ref):
+            if (error := next(stumbles, None)) is not None:
+                raise error("something that no library should let out")
+            return find(self, ref)
+
+        monkeypatch.setattr(type(embedded), "find", found)
+        register(embedded, next_bundle, alias="champion")
+        await becomes(client, "2.0.0")
+        assert next(stumbles, None) is None
+
+
 async def test_what_follows_the_registry_is_not_swapped_behind_its_back(
     following, embedded, register, started, tiny_bundle, next_bundle
 ):

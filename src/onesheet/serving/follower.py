@@ -47,6 +47,9 @@ class AliasFollower:
         except OnesheetError as error:
             logger.warning("registry not read", alias=self._alias, code=error.code, reason=error.message)
             raise error if isinstance(error, RegistryError) else RegistryError(error.message) from error
+        except Exception as error:  # of the registry's library; nothing shall end the following
+            logger.exception("registry not read", alias=self._alias)
+            raise RegistryError("the registry cannot be read; the server's log says why") from error
         ref = f"{REGISTRY_PREFIX}{version.number}"
         return None if ref == self._taken else ref
 
