@@ -212,7 +212,7 @@ def _baseline(evaluation: Evaluation) -> float:
 
 
 def _corrupted(predictor: Predictor, scored: Scored, advance: Callable[[int, int], None]) -> tuple[float, float]:
-    """MAP on corrupted posters and on the same untouched."""
+    """Mean average precision on corrupted posters, and on the same untouched."""
     variants = [(name, min(_SEVERITY, len(kind.amounts))) for name, kind in CORRUPTIONS.items()]
     found = robustness(predictor, scored.first(_ROBUSTNESS_POSTERS), advance, variants)
     on_each = [row["map_macro"] or 0.0 for row in found["corrupted"]]
