@@ -15,14 +15,14 @@ import yaml
 
 from onesheet import cli
 from onesheet.bundle import load_bundle, write_bundle
-from onesheet.configs import default_config_dir
+from onesheet.configs import default_config_dir, read_config
 from onesheet.data.manifest import read_manifest
 from onesheet.data.prepare import prepare
 from onesheet.errors import ConfigError, DataError, MovedMeanwhileError, PromotionRefusedError, RegistryError
 from onesheet.evaluation.bootstrap import Resampled
 from onesheet.registry import open_registry
 from onesheet.registry.comparison import Comparison, Contender, Measured, unseen
-from onesheet.registry.gates import judge, read_limits
+from onesheet.registry.gates import Limits, judge
 from onesheet.registry.lineage import submission
 from onesheet.registry.promotion import decide, promote
 from onesheet.settings import Settings
@@ -82,7 +82,7 @@ def register(registry, manifest, processed):
 @pytest.fixture
 def judged(registry, manifest, processed, limits):
     def decided(ref, **options):
-        return decide(registry, str(ref), manifest.root, processed, read_limits(limits), quiet, **options)
+        return decide(registry, str(ref), manifest.root, processed, read_config(limits, Limits), quiet, **options)
 
     return decided
 
@@ -174,7 +174,7 @@ def test_a_near_identical_picture_counts_as_seen(manifest, bundles):
 def test_without_posters_nobody_is_compared(registry, register, judged, bundles, manifest, processed, limits):
     version = register(bundles["good"])
     with pytest.raises(DataError, match="no manifest"):
-        decide(registry, str(version.number), manifest.root, processed / "no", read_limits(limits), quiet)
+        decide(registry, str(version.number), manifest.root, processed / "no", read_config(limits, Limits), quiet)
 
 
 # ----------------------------------------------------------------------------------------------- gate by gate
@@ -220,7 +220,7 @@ def bundle(bundles):
 
 @pytest.fixture(scope="module")
 def shipped():
-    return read_limits(default_config_dir() / "gates.yaml")
+    return read_config(default_config_dir() / "gates.yaml", Limits)
 
 
 def refusals(found: Comparison, limits) -> list[str]:
@@ -312,7 +312,7 @@ def test_limits_that_are_none_are_refused(tmp_path, text, said):
     if text is not None:
         file.write_text(text)
     with pytest.raises(ConfigError, match=said):
-        read_limits(file)
+        read_config(file, Limits)
 
 
 # ------------------------------------------------------------------------------------------------ the commands

@@ -18,12 +18,12 @@ from matplotlib.figure import Figure
 from typer.testing import CliRunner
 
 from onesheet.cli import app
-from onesheet.configs import default_config_dir
+from onesheet.configs import default_config_dir, read_config
 from onesheet.errors import ConfigError
 from onesheet.training import ranking
 from onesheet.training.compose import compose_config
 from onesheet.training.ranking import ranked, write_ranking
-from onesheet.training.searchspace import SearchSpace, read_search_space
+from onesheet.training.searchspace import SearchSpace
 from onesheet.training.sweep import Sweep, failures, run_sweep
 
 SPACE = {
@@ -109,7 +109,7 @@ def test_a_trial_that_lags_behind_is_given_up(sweep):
     wanted = sweep(trials=15)
     pruner = optuna.pruners.HyperbandPruner(min_resource=1, reduction_factor=2)
     study = optuna.create_study(study_name="test", storage=wanted.store, direction="maximize", pruner=pruner)
-    space = read_search_space(wanted.space)
+    space = read_config(wanted.space, SearchSpace)
     for _ in range(12):
         trial = study.ask()
         space.suggest(trial)
@@ -164,7 +164,7 @@ def test_a_store_that_is_none(sweep, tmp_path):
 
 
 def test_the_shipped_space_takes_the_parameters_of_the_student_sweep():
-    space = read_search_space(default_config_dir() / "sweep.yaml")
+    space = read_config(default_config_dir() / "sweep.yaml", SearchSpace)
     assert set(space.parameters) == {
         "optimizer.lr",
         "data.batch_size",
@@ -180,7 +180,7 @@ def test_the_shipped_space_takes_the_parameters_of_the_student_sweep():
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        ("{", "is no YAML"),
+        ("{", "cannot be read"),
         ("method: guess\nparameters: {}", "method"),
         ("method: grid\nparameters: {seed: {min: 2}}", "needs `value`"),
         ("method: grid\nparameters: {seed: {min: 2, max: 1}}", "must be below"),
@@ -192,13 +192,13 @@ def test_the_shipped_space_takes_the_parameters_of_the_student_sweep():
 def test_a_wrong_space_is_explained_in_one_line(tmp_path, content, reason):
     (tmp_path / "space.yaml").write_text(content)
     with pytest.raises(ConfigError, match=reason) as error:
-        read_search_space(tmp_path / "space.yaml")
+        read_config(tmp_path / "space.yaml", SearchSpace)
     assert "\n" not in str(error.value)
 
 
 def test_a_missing_space_is_named(tmp_path):
-    with pytest.raises(ConfigError, match="no search space at"):
-        read_search_space(tmp_path / "space.yaml")
+    with pytest.raises(ConfigError, match="No such file or directory"):
+        read_config(tmp_path / "space.yaml", SearchSpace)
 
 
 def test_a_range_is_no_grid():

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from onesheet.cli.options import PROCESSED, RAW, JsonOption, ProcessedOption, RawOption
-from onesheet.configs import default_config_dir
+from onesheet.configs import default_config_dir, read_config
 from onesheet.console import complain, extra, progress, read_settings, show_table
 from onesheet.refs import CHALLENGER, CHAMPION
 
@@ -212,9 +212,9 @@ def _decide(
     registry: Registry, version: str, raw: Path, processed: Path, gates: Path | None, against: str = CHAMPION
 ) -> Decision:
     with extra("promote"):
-        from onesheet.registry.gates import read_limits
+        from onesheet.registry.gates import Limits
         from onesheet.registry.promotion import decide
-    limits = read_limits(gates or default_config_dir() / "gates.yaml")
+    limits = read_config(gates or default_config_dir() / "gates.yaml", Limits)
     return decide(registry, version, raw, processed, limits, progress, against=against, threads=read_settings().threads)
 
 

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from onesheet.cli.options import ConfigDirOption
-from onesheet.configs import default_config_dir
+from onesheet.configs import default_config_dir, read_config
 from onesheet.console import complain, extra, progress
 from onesheet.errors import InvalidRequestError
 
@@ -115,7 +115,8 @@ def sweep(
         from onesheet.training import sweep as sweeps
     file = space or default_config_dir() / "sweep.yaml"
     if backend == "wandb":
-        sweep_id = sweeps.create_wandb_sweep(searchspace.read_search_space(file), overrides or [], project, entity)
+        wanted_space = read_config(file, searchspace.SearchSpace)
+        sweep_id = sweeps.create_wandb_sweep(wanted_space, overrides or [], project, entity)
         typer.echo(f"next, on any machine: wandb agent {f'{entity}/' if entity else ''}{project}/{sweep_id}")
         return
     wanted = sweeps.Sweep(name, file, store, out / name, tuple(overrides or ()), trials, workers)

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from onesheet.bundle import MODEL_FILE
-from onesheet.errors import ConfigError, reason
 from onesheet.evaluation.bootstrap import interval
 
 if TYPE_CHECKING:
@@ -63,21 +60,6 @@ class Gate:
     def to_dict(self) -> dict[str, Any]:
         """As JSON."""
         return asdict(self)
-
-
-def read_limits(path: Path) -> Limits:
-    """Read a file such as `configs/gates.yaml`.
-
-    Raises:
-        ConfigError: It is missing, or no limits are in it.
-    """
-    try:
-        return Limits.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"{path} cannot be read: {reason(error)}") from error
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise ConfigError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
 
 
 def judge(comparison: Comparison, limits: Limits) -> list[Gate]:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, model_validator
 
-from onesheet.errors import ConfigError, reason
+from onesheet.errors import ConfigError
 
 if TYPE_CHECKING:
     from optuna import Trial
@@ -115,21 +113,3 @@ class SearchSpace(BaseModel):
         """What Weights & Biases wants to create a sweep whose agents run `command` with Hydra overrides."""
         kept = self.model_dump(mode="json", exclude_none=True)
         return {**kept, "command": ["${env}", *command, "${args_no_hyphens}"]}
-
-
-def read_search_space(path: Path) -> SearchSpace:
-    """Read a search space.
-
-    Raises:
-        ConfigError: The file is missing, or says something that no sweep understands.
-    """
-    try:
-        return SearchSpace.model_validate(yaml.safe_load(path.read_text()))
-    except FileNotFoundError:
-        raise ConfigError(f"no search space at {path}") from None
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path} is no YAML: {reason(error)}") from error
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise ConfigError(f"{path}: {where or 'content'}: {first['msg']}") from error

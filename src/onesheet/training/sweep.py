@@ -16,10 +16,11 @@ import optuna
 from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback
 from optuna.trial import FrozenTrial, TrialState
 
+from onesheet.configs import read_config
 from onesheet.errors import ConfigError, OnesheetError, reason
 from onesheet.predictor import usable_cores
 from onesheet.training.compose import compose_config
-from onesheet.training.searchspace import SearchSpace, read_search_space
+from onesheet.training.searchspace import SearchSpace
 
 if TYPE_CHECKING:
     import lightning as L
@@ -72,7 +73,7 @@ def run_sweep(sweep: Sweep, on_trial: Callable[[int, int], None] | None = None) 
         ConfigError: The search space or an override is wrong; no trial could be run.
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    space = read_search_space(sweep.space)
+    space = read_config(sweep.space, SearchSpace)
     _check(space, sweep)
     study = _open_study(sweep, space)
     missing = sweep.trials - len(study.get_trials(states=_DONE, deepcopy=False))
@@ -183,7 +184,7 @@ def _work(sweep: Sweep, trials: int, number: int, workers: int) -> None:
         os.environ["CUDA_VISIBLE_DEVICES"] = str(number % devices)
     logging.disable(logging.WARNING)
     warnings.simplefilter("ignore")
-    space = read_search_space(sweep.space)
+    space = read_config(sweep.space, SearchSpace)
     study = _open_study(Sweep(**{**_fields(sweep), "seed": sweep.seed + number}), space)
     study.optimize(lambda trial: _run_trial(trial, sweep, space), n_trials=trials, catch=(OnesheetError, RuntimeError))
 
