@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import json
 import os
 import shutil
+import stat
+import sys
 import tempfile
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -17,6 +18,7 @@ from onesheet.data.receipt import RECEIPT_FILE, FetchReceipt
 from onesheet.data.sources.base import SourceFile
 from onesheet.data.sources.naming import STAGING_SUFFIX
 from onesheet.errors import FetchError, reason
+from onesheet.locks import lock as hold
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -49,7 +51,7 @@ class Staging:
         """
         if self._left_by() != source:
             with suppress(FileNotFoundError):
-                shutil.rmtree(self.path)
+                _remove(self.path)
         self.path.mkdir(parents=True, exist_ok=True)
         self.write(RECEIPT_FILE, _to_json({"source": source}))
         (self.path / IMAGES_FOLDER).mkdir(exist_ok=True)
@@ -87,7 +89,7 @@ class Staging:
 
     def _keep_only(self, names: set[str]) -> None:
         if self.work.exists():
-            shutil.rmtree(self.work)
+            _remove(self.work)
         for path in [*self.path.iterdir(), *(self.path / IMAGES_FOLDER).iterdir()]:
             if path.is_file() and path.relative_to(self.path).as_posix() not in names:
                 path.unlink()
@@ -117,22 +119,30 @@ def exclusive(out: Path, shown: str) -> Iterator[None]:
     """
     path = _beside(out, ".lock")
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as lock:
+    with path.open("a") as lock:
         if not _acquire(lock, path):
             raise FetchError(f"another fetch into {shown} is running")
         try:
             yield
         finally:
-            path.unlink()
+            if sys.platform != "win32":  # which removes nothing that is open
+                path.unlink()
 
 
 def _acquire(lock: IO[str], path: Path) -> bool:
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        hold(lock)
         # The holder before us may have removed the file between our opening and our locking it.
         return os.path.samestat(os.fstat(lock.fileno()), path.stat())
     except (BlockingIOError, FileNotFoundError):
         return False
+
+
+def _remove(folder: Path) -> None:
+    if sys.platform == "win32":  # which keeps what may not be written to, as git makes its objects
+        for path in folder.rglob("*"):
+            path.chmod(stat.S_IWRITE)
+    shutil.rmtree(folder)
 
 
 @contextmanager
