@@ -11,7 +11,8 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Final, TypeVar, cast
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 from uuid import uuid4
 
 from onesheet.errors import ConfigError, TrainingError
@@ -25,6 +26,26 @@ _Result = TypeVar("_Result")
 _SIGNALS: Final = [
     getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT") if hasattr(signal, name)
 ]
+
+# Machines of one job begin minutes apart: some are there later, or have more to download.
+MEETING_SECONDS: Final = 3600
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """One of several machines that train together, when nobody has started torchrun on them.
+
+    Attributes:
+        rank: Its number; 0 is the chief's, which the others ask.
+        nodes: How many there are.
+        address: Host name of the chief.
+        port: Of the chief, free there.
+    """
+
+    rank: int
+    nodes: int
+    address: str
+    port: int
 
 
 def under_torchrun() -> bool:
@@ -42,19 +63,20 @@ def processes(config: TrainConfig) -> int:
     return config.trainer.devices * config.trainer.nodes
 
 
-def launch(work: Callable[[TrainConfig], _Result], config: TrainConfig) -> _Result:
+def launch(work: Callable[[TrainConfig], _Result], config: TrainConfig, machine: Machine | None = None) -> _Result:
     """Call `work(config)` in as many processes as the configuration has devices.
 
     Args:
         work: A function of a module: it is called in new processes, and its result comes back.
         config: Of the run; its folder is settled.
+        machine: This one, where several train together without torchrun; each of them calls this function.
 
     Returns:
-        What the first process returned.
+        What the first process on this machine returned.
 
     Raises:
         TrainingError: A process failed; or what `work` raises.
-        ConfigError: `torchrun` was told another number of processes.
+        ConfigError: `torchrun` was told another number of processes, or nobody says where the other machines are.
         SystemExit: Interrupted.
     """
     if under_torchrun():
@@ -62,9 +84,9 @@ def launch(work: Callable[[TrainConfig], _Result], config: TrainConfig) -> _Resu
         if started != processes(config):
             raise ConfigError(f"torchrun started {started} processes, trainer.devices and trainer.nodes say otherwise")
         return work(config)
-    if config.trainer.nodes > 1:
+    if config.trainer.nodes > 1 and machine is None:
         raise ConfigError("trainer.nodes: several machines are started with torchrun, see docs/training.md")
-    if config.trainer.devices == 1:
+    if processes(config) == 1:
         return work(config)
     _check_devices(config)
 
@@ -72,22 +94,33 @@ def launch(work: Callable[[TrainConfig], _Result], config: TrainConfig) -> _Resu
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     settings = LaunchConfig(
-        min_nodes=1,
-        max_nodes=1,
+        min_nodes=config.trainer.nodes,
+        max_nodes=config.trainer.nodes,
         nproc_per_node=config.trainer.devices,
-        run_id=uuid4().hex,
-        rdzv_backend="c10d",
-        rdzv_endpoint="localhost:0",
         max_restarts=0,
         start_method="spawn",
+        **_rendezvous(machine),
     )
     try:
         with _own_signals():
-            return cast("_Result", elastic_launch(settings, _recorded)(work, config)[0])
+            results = elastic_launch(settings, _recorded)(work, config)
+            return cast("_Result", results[min(results)])
     except ChildFailedError as error:
         _, failure = error.get_first_failure()
         told = failure.message["message"] if isinstance(failure.message, dict) else failure.message
         raise TrainingError(f"a process failed: {told}") from error
+
+
+def _rendezvous(machine: Machine | None) -> dict[str, Any]:
+    """Where the processes find each other."""
+    if machine is None:
+        return {"run_id": uuid4().hex, "rdzv_backend": "c10d", "rdzv_endpoint": "localhost:0"}
+    return {
+        "run_id": "machines",  # the same on all of them
+        "rdzv_backend": "static",
+        "rdzv_endpoint": f"{machine.address}:{machine.port}",
+        "rdzv_configs": {"rank": machine.rank, "timeout": MEETING_SECONDS},
+    }
 
 
 def _check_devices(config: TrainConfig) -> None:
