@@ -1,6 +1,8 @@
 """Short commands for people and CI alike: `uv run --all-extras --group dev inv --list`."""
 
 import json
+import re
+import tomllib
 from importlib.metadata import version
 from pathlib import Path
 
@@ -27,6 +29,17 @@ def types(c: Context) -> None:
 def test(c: Context) -> None:
     """Run all tests in parallel, with coverage."""
     c.run("pytest -n auto --dist worksteal --cov --cov-report term --durations 25", pty=False)
+
+
+# Families of tests that say what onesheet does on a system, and not what this repository holds.
+PORTABLE = "tests/unit tests/data tests/load/test_tune.py tests/api/test_openapi.py tests/api/test_predict.py"
+
+
+@task
+def portable(c: Context) -> None:
+    """Run the tests that are to hold on macOS and Windows as well, and a service as an installed onesheet has it."""
+    c.run(f"pytest -n auto --dist worksteal --durations 25 {PORTABLE}", pty=False)
+    c.run("python tests/smoke_install.py")
 
 
 @task
@@ -90,6 +103,14 @@ def monitoring(_: Context) -> None:
 
 
 @task
+def cloudbuild(_: Context) -> None:
+    """Write deploy/gcp/cloudbuild.yaml, which the triggers of Cloud Build read."""
+    from onesheet.cloud.builds import document
+
+    Path("deploy/gcp/cloudbuild.yaml").write_text(document(), encoding="utf-8")
+
+
+@task
 def bento(c: Context) -> None:
     """Build a bento: `bentoml serve onesheet:latest`, or `bentoml containerize onesheet:latest`, then runs it."""
     c.run("uv build --wheel --out-dir dist")
@@ -102,11 +123,19 @@ def bento(c: Context) -> None:
 
 @task(
     iterable=["only"],
-    help={"only": "This image; may be repeated.", "base": "A Debian 12 to build on.", "tag": "Of the images."},
+    help={
+        "only": "This image; may be repeated.",
+        "base": "A Debian 12 to build on.",
+        "tag": "Of the images.",
+        "cache": "GitHub's cache, in a workflow: `read`, or `write` as well.",
+        "push": "Where they go instead of staying here, with provenance and SBOM, such as ghcr.io/OWNER.",
+    },
 )
-def images(c: Context, only: list[str], base: str = "", tag: str = "latest") -> None:
+def images(c: Context, only: list[str], base: str = "", tag: str = "latest", cache: str = "", push: str = "") -> None:
     """Build the images of deploy/docker/Dockerfile with Docker, Podman or Buildah, whichever is there."""
     tool = _container_tool(c, "docker", "podman", "buildah")
+    if (cache or push) and tool != "docker":
+        raise Exit("GitHub's cache, provenance and SBOM are for Docker's BuildKit")
     revision = c.run("git rev-parse HEAD", hide=True, warn=True).stdout.strip()
     options = [
         "--file deploy/docker/Dockerfile",
@@ -116,8 +145,16 @@ def images(c: Context, only: list[str], base: str = "", tag: str = "latest") -> 
         *([] if tool == "docker" else ["--format docker", "--layers"]),
         *([f"--build-arg BASE={base}"] if base else []),
     ]
+    # `docker build` would ignore the builder that has the cache.
+    build = f"{tool} buildx build" if cache or push else f"{tool} build"
+    where = "--push --provenance mode=max --sbom true" if push else "--load" if cache else ""
     for image in only or IMAGES:
-        c.run(f"{tool} build {' '.join(options)} --target {image} --tag onesheet-{image}:{tag} .")
+        name = f"{push}/onesheet-{image}" if push else f"onesheet-{image}"
+        # The final layers alone: GitHub keeps ten gigabytes for all that a repository caches.
+        kept = f"type=gha,scope={name.rpartition('/')[2]}"
+        cached = [f"--cache-from {kept}"] if cache else []
+        cached += [f"--cache-to {kept},ignore-error=true"] if cache == "write" else []
+        c.run(" ".join([build, *options, *cached, where, f"--target {image}", f"--tag {name}:{tag}", "."]))
 
 
 @task(iterable=["only"], help={"only": "This image; may be repeated.", "tag": "Of the images."})
@@ -139,6 +176,40 @@ def screenshots(c: Context) -> None:
     """Take the pictures of docs/ anew: the tests of the web page do, in a real browser."""
     tests = "tests/e2e/test_page.py tests/e2e/test_month.py"
     c.run(f"pytest -n 0 -q {tests}", env={"ONESHEET_SCREENSHOTS": str(Path("docs/images").absolute())})
+
+
+@task
+def docs(c: Context) -> None:
+    """Build the site of the documentation in dist/site; a link that leads nowhere is an error."""
+    c.run("mkdocs build --strict --quiet")
+
+
+@task(name="release-notes", help={"tag": "Of the release, such as v0.2.0."})
+def release_notes(_: Context, tag: str) -> None:
+    """Print what CHANGELOG.md says of a release; fail where tag, version and changelog do not agree."""
+    number = tomllib.loads(Path("pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
+    if tag != f"v{number}":
+        raise Exit(f"the tag is {tag}, but the version in pyproject.toml {number}")
+    print(changes(Path("CHANGELOG.md").read_text(encoding="utf-8"), number))
+
+
+def changes(changelog: str, number: str) -> str:
+    """The section of a version.
+
+    Raises:
+        Exit: There is none, or it says nothing.
+    """
+    heading = rf"^## \[?{re.escape(number)}\]?(?: [-–] \d{{4}}-\d{{2}}-\d{{2}})?$"
+    found = re.search(rf"{heading}\n(.*?)(?=^## |\Z)", changelog, re.MULTILINE | re.DOTALL)
+    if found is None or not found[1].strip():
+        raise Exit(f"CHANGELOG.md says nothing of {number}")
+    return found[1].strip()
+
+
+@task(lint, types)
+def quick(c: Context) -> None:
+    """Run what says most in least time: style, types and the tests of single parts."""
+    c.run("pytest -n auto --dist worksteal tests/unit", pty=False)
 
 
 @task(lint, types, test)

@@ -299,7 +299,7 @@ class TransferError(DataError):
 
 
 class ConfigError(OnesheetError):
-    """The training configuration is wrong."""
+    """A configuration is wrong."""
 
     code = "bad_config"
     status = 422
@@ -332,6 +332,14 @@ class ParityError(ExportError):
 
     code = "parity_failed"
     title = "Torch and ONNX disagree"
+
+
+class CloudError(OnesheetError):
+    """Google Cloud refuses or fails."""
+
+    code = "cloud_failed"
+    status = 502
+    title = "Google Cloud refused"
 
 
 class MissingExtraError(OnesheetError):

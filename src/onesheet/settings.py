@@ -135,6 +135,15 @@ class Settings(BaseSettings):
     drift_port: int = Field(8002, ge=0, le=65535, description="Its port; 0 takes any free one.")
     shadow_bundle: str | None = Field(None, description="Bundle that scores the same pictures, for the log only.")
 
+    cloud_project: str | None = Field(None, description="Project of Google Cloud that `onesheet cloud` works in.")
+    cloud_region: str = Field("europe-west4", description="Region of Google Cloud for all that lies in one.")
+    cloud_bucket: str | None = Field(None, description="Bucket of posters and runs; default: PROJECT-onesheet.")
+    cloud_emulator: str | None = Field(
+        None,
+        description="HOST:PORT of a server that stands in for Google's services, asked without encryption and "
+        "credentials, for tests; Cloud Storage has STORAGE_EMULATOR_HOST for that. Default: Google.",
+    )
+
     api_keys: str = Field(
         "",
         description="SHA-256 digests of accepted API keys, separated by commas (`onesheet key`); empty: open to all.",
