@@ -20,7 +20,7 @@ import httpx
 from onesheet.errors import OnesheetError
 from onesheet.load import run_load, upload_request
 from onesheet.predictor import usable_cores
-from onesheet.processes import stop
+from onesheet.processes import NEW_GROUP, stop
 
 _WARM_UP_SECONDS: Final = 1.0
 # From a process' loaded model to its open port.
@@ -207,7 +207,9 @@ def running_service(environment: Mapping[str, str], *options: str) -> Iterator[R
         }
         command = [sys.executable, "-m", "onesheet", "serve", *options]
         with stderr.open("wb") as file:
-            process = subprocess.Popen(command, env={**others, **own, **environment}, stderr=file, cwd=folder)
+            process = subprocess.Popen(
+                command, env={**others, **own, **environment}, stderr=file, cwd=folder, creationflags=NEW_GROUP
+            )
         try:
             workers = int(environment.get("ONESHEET_WORKERS", "1"))
             yield RunningService(_wait_until_ready(process, stderr, workers), process.pid)

@@ -87,6 +87,7 @@ def test_sighup_loads_the_bundle_again_and_drops_nothing(serving, load, make_pos
     server = serving(WORKERS=workers)
     clients = load(server.url, make_poster())
     clients.wait_for(20)
+    server.wait_for_models("1.2.3", int(workers))
     server.process.send_signal(signal.SIGHUP)
     server.wait_for_models("1.2.3", 2 * int(workers))
     clients.wait_for(20)

@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import shutil
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -76,6 +77,7 @@ def test_finds_the_data_set_nearest_to_the_top(make_source: Callable[..., Path],
     assert contents(tmp_path / "raw") == contents(wanted)
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="has no pipes in folders")
 def test_follows_links_and_leaves_other_files_alone(source: Path, tmp_path: Path) -> None:
     linked = tmp_path / "linked"
     linked.mkdir()
@@ -309,9 +311,11 @@ def test_second_fetch_at_once_is_told(source: Path, tmp_path: Path) -> None:
 def test_lock_of_a_dead_process_does_not_block(source: Path, tmp_path: Path) -> None:
     (tmp_path / "raw.lock").write_text("")
     assert fetch(str(source), tmp_path / "raw").files == 41
-    assert not (tmp_path / "raw.lock").exists()
+    if sys.platform != "win32":  # which removes nothing that is open
+        assert not (tmp_path / "raw.lock").exists()
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="removes nothing that is open")
 def test_lock_file_removed_under_our_hands_is_no_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fcntl.flock", lambda *_: (tmp_path / "raw.lock").unlink())
     with pytest.raises(FetchError, match="another fetch"), exclusive(tmp_path / "raw", "raw"):

@@ -19,6 +19,17 @@ from PIL import Image
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+# About pipes, signals and messages of POSIX, and about files of the repository, which Linux judges.
+_NOT_ON_WINDOWS = [
+    "test_alerts.py",
+    "test_cli.py",
+    "test_containers.py",
+    "test_formats.py",
+    "test_release.py",
+    "test_workflows.py",
+]
+collect_ignore = _NOT_ON_WINDOWS if sys.platform == "win32" else []
+
 
 @pytest.fixture(scope="session")
 def scene() -> Image.Image:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import struct
+import sys
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -416,6 +417,7 @@ def test_a_name_that_cannot_be_opened(tmp_path: Path, name: str) -> None:
         read_bytes(tmp_path / name)
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="has no such files")
 def test_neither_folders_nor_pipes_nor_devices_are_opened(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-import select
+import queue
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -112,9 +113,9 @@ class _Counter:
 def _attempt(order: Order, counter: _Counter) -> dict[str, Any]:
     """Run DVC once, until it ends or nothing happens any more; how it went, in the words of the worker."""
     counter.begin()
-    with tempfile.TemporaryFile() as log, _worker(order, log) as (process, told):
-        while select.select([told], [], [], order.timeout_s)[0]:
-            line = told.readline()
+    with tempfile.TemporaryFile() as log, _worker(order, log) as (process, told), contextlib.suppress(queue.Empty):
+        while True:
+            line = told.get(timeout=order.timeout_s)
             if not line:
                 # Whoever ended it with a signal had another reason than what it did: it may be started again.
                 return {"error": f"DVC ended: {_last_line(log)}", "hopeless": process.wait() > 0}
@@ -127,15 +128,25 @@ def _attempt(order: Order, counter: _Counter) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def _worker(order: Order, log: IO[bytes]) -> Iterator[tuple[subprocess.Popen[bytes], IO[bytes]]]:
-    """DVC in a process of its own: the process, and what it tells."""
+def _worker(order: Order, log: IO[bytes]) -> Iterator[tuple[subprocess.Popen[bytes], queue.Queue[bytes]]]:
+    """DVC in a process of its own: the process, and the lines that it tells; an empty one after the last."""
     command = [sys.executable, "-P", "-m", f"{__package__}.dvc_worker", json.dumps(asdict(order))]
-    # Unbuffered, or a line could wait in a buffer where `select` does not see it.
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, bufsize=0) as process:
+    told: queue.Queue[bytes] = queue.Queue()
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log) as process:
+        # Windows cannot wait for a pipe with a time limit, but for a queue.
+        reader = threading.Thread(target=_read, args=(process.stdout, told), daemon=True)
+        reader.start()
         try:
-            yield process, cast("IO[bytes]", process.stdout)
+            yield process, told
         finally:
             process.kill()
+            reader.join()
+
+
+def _read(pipe: IO[bytes], told: queue.Queue[bytes]) -> None:
+    for line in pipe:
+        told.put(line)
+    told.put(b"")
 
 
 def _last_line(log: IO[bytes]) -> str:

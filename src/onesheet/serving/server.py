@@ -177,9 +177,11 @@ def _shared_metrics() -> Iterator[None]:
 
 def _allow_many_connections() -> None:
     """Every connection is an open file, and the usual limit is a thousand."""
-    with suppress(ImportError, ValueError, OSError):  # no such limit on Windows, and not every system lets it be raised
-        import resource
+    if sys.platform == "win32":  # which has no such limit
+        return
+    import resource
 
+    with suppress(ValueError, OSError):  # not every system lets it be raised
         hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
@@ -214,7 +216,8 @@ class _SharedPort(socket.socket):
         """Reserves the port without listening: the process that starts the others takes no connections."""
         opened = cls(family, socket.SOCK_STREAM)
         opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        if sys.platform != "win32":  # which does not have it, and does without such a port
+            opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         if family == socket.AF_INET6:
             opened.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         opened.bind(address)
@@ -251,10 +254,10 @@ def address_of(listener: socket.socket) -> str:
 
 @contextmanager
 def stopping_quietly() -> Iterator[None]:
-    """Let SIGTERM and Ctrl-C be a normal end: uvicorn raises the signal again once it is done."""
-    previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        with suppress(KeyboardInterrupt):
-            yield
-    finally:
-        signal.signal(signal.SIGTERM, previous)
+    """Let SIGTERM, Ctrl-C and Windows' Ctrl-Break be a normal end: uvicorn raises the signal again once it is done."""
+    with (
+        _handler("SIGTERM", signal.default_int_handler),
+        _handler("SIGBREAK", signal.default_int_handler),
+        suppress(KeyboardInterrupt),
+    ):
+        yield

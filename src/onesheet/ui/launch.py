@@ -18,7 +18,7 @@ from typing import Final
 import httpx
 
 from onesheet.errors import MissingExtraError, NotReadyError, OnesheetError
-from onesheet.processes import stop
+from onesheet.processes import NEW_GROUP, stop
 from onesheet.settings import Settings
 from onesheet.ui.address import find_api
 
@@ -109,7 +109,8 @@ def _require_free(host: str, port: int, what: str, option: str) -> None:
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         with socket.socket(family, socket.SOCK_STREAM) as listener:
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if sys.platform != "win32":  # where it would take the port from whoever listens
+                listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             listener.bind(address)
             listener.listen(1)
     except OSError as error:
@@ -147,7 +148,13 @@ def _address(host: str, port: int) -> str:
 @contextmanager
 def _running(command: list[str], environment: Mapping[str, str]) -> Iterator[subprocess.Popen[bytes]]:
     """A process of its own group, so that Ctrl-C reaches it through us, once and in order; all it says is for a log."""
-    process = subprocess.Popen(command, env={**os.environ, **environment}, stdout=sys.stderr, start_new_session=True)
+    process = subprocess.Popen(
+        command,
+        env={**os.environ, **environment},
+        stdout=sys.stderr,
+        start_new_session=True,
+        creationflags=NEW_GROUP,
+    )
     try:
         yield process
     finally:
