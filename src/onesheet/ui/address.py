@@ -39,7 +39,7 @@ def _client() -> ServicesClient:
         from google.auth.exceptions import GoogleAuthError
         from google.cloud.run_v2 import ServicesClient
     except ImportError as error:
-        raise MissingExtraError("Cloud Run needs Google's client: install onesheet[cloud]") from error
+        raise MissingExtraError("Cloud Run needs Google's client: install onesheet[cloudrun]") from error
     try:
         return ServicesClient()
     except GoogleAuthError as error:
