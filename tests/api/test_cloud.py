@@ -6,6 +6,7 @@ import importlib.util
 import io
 import json
 import re
+import subprocess
 import sys
 import tarfile
 import tomllib
@@ -303,6 +304,28 @@ def test_a_local_build_runs_docker_for_each_image_and_pushes_it(cloud, stand_in,
     assert push == f"push {address}"
     with pytest.raises(CloudError, match="docker build failed"):
         cloud("build", "--local", "--tag", "abc", "--image", "drift")
+
+
+def test_images_are_tagged_with_the_commit_and_changes_told_apart(cloud, stand_in, tmp_path, monkeypatch):
+    def git(*arguments: str) -> None:
+        identity = ("-c", "user.name=test", "-c", "user.email=test@example.com")
+        subprocess.run(["git", *identity, *arguments], cwd=tmp_path, check=True, capture_output=True)
+
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match=r"no commit of onesheet here .*say --tag"):
+        cloud("deploy", "--no-alerts", "--dry-run")
+    git("init")
+    (tmp_path / "file").write_text("one")
+    git("add", "file")
+    git("commit", "--message", "first")
+    clean = builds.new_tag(tmp_path)
+    assert clean == builds.commit(tmp_path)
+    (tmp_path / "file").write_text("two")
+    assert re.fullmatch(rf"{clean}-\d+", builds.new_tag(tmp_path))
+    assert builds.commit(tmp_path) == clean
+    assert f"onesheet-api:{clean}" in cloud("deploy", "--service", "api", "--dry-run")[0]
+    with pytest.raises(ConfigError, match=r"there is no deploy/docker/Dockerfile"):
+        cloud("build", "--yes")
 
 
 def test_a_trigger_wants_a_repository(cloud, stand_in, monkeypatch):

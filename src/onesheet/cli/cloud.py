@@ -88,7 +88,7 @@ def build(
     if trigger:
         send_or_show(google, [builds.trigger(place, trigger)], dry_run)
         return
-    chosen = tag or builds.current_tag(checkout)
+    chosen = tag or builds.new_tag(checkout)
     if local:
         _build_here(list(builds.build_here(place, checkout, chosen, images, tool, base)), dry_run)
         return
@@ -122,9 +122,7 @@ def deploy(
     from onesheet.cloud import builds, cost, services
 
     only = tuple(service or ())
-    steps = list(
-        services.deploy(place, tag or builds.current_tag(Path.cwd()), bundle, only, _ALERTS if alerts else None)
-    )
+    steps = list(services.deploy(place, tag or builds.commit(Path.cwd()), bundle, only, _ALERTS if alerts else None))
     agree(cost.of_services(place, cost.read_prices(), only), dry_run or yes)
     if not dry_run:
         services.check_secrets(google, place, only)

@@ -70,10 +70,10 @@ def train(
     """
     place, google = open_project(project, region, config)
     from onesheet.cloud import cost, jobs
-    from onesheet.cloud.builds import current_tag
+    from onesheet.cloud.builds import commit
 
     agree(cost.of_training(place, cost.read_prices(), machine, workers + 1), dry_run or yes)
-    image = tag or current_tag(Path.cwd())
+    image = tag or commit(Path.cwd())
     with _posters(place, raw, data) as (address, uploads):
         training = jobs.Training(name, address, tuple(overrides or ()), machine, workers, image, spot)
         _start(google, uploads, jobs.train(place, training), "custom_job", dry_run, wait)
@@ -104,13 +104,13 @@ def sweep(
     """Search for better hyperparameters on Vertex AI: many trainings, each with values that Google chooses."""
     place, google = open_project(project, region, config)
     from onesheet.cloud import cost, jobs
-    from onesheet.cloud.builds import current_tag
+    from onesheet.cloud.builds import commit
     from onesheet.training.searchspace import SearchSpace
 
     wanted = read_config(space or default_config_dir() / "sweep.yaml", SearchSpace)
     prices = cost.read_prices()
     agree(cost.of_training(place, prices, machine, workers + 1, trials, parallel), dry_run or yes)
-    image = tag or current_tag(Path.cwd())
+    image = tag or commit(Path.cwd())
     with _posters(place, raw, data) as (address, uploads):
         training = jobs.Training(name, address, tuple(overrides or ()), machine, workers, image, spot)
         call = jobs.sweep(place, training, wanted, trials, parallel)

@@ -167,15 +167,23 @@ def packed(checkout: Path, place: Place, tag: str) -> Iterator[Upload]:
         yield Upload("source", archive, place.address(SOURCE, archive.name))
 
 
-def current_tag(checkout: Path) -> str:
-    """Of the commit; what is not committed gives it another, with the time.
+def commit(checkout: Path) -> str:
+    """What images of this commit are tagged with.
 
     Raises:
         ConfigError: This is no checkout.
     """
-    commit = _git(checkout, "rev-parse", "--short=12", "HEAD").strip()
+    return _git(checkout, "rev-parse", "--short=12", "HEAD").strip()
+
+
+def new_tag(checkout: Path) -> str:
+    """The commit; what is not committed is told apart by the time.
+
+    Raises:
+        ConfigError: This is no checkout.
+    """
     changed = _git(checkout, "status", "--porcelain", "--untracked-files=no").strip()
-    return f"{commit}-{int(time.time())}" if changed else commit
+    return f"{commit(checkout)}-{int(time.time())}" if changed else commit(checkout)
 
 
 def build_here(
@@ -258,5 +266,5 @@ def _tracked(checkout: Path) -> list[str]:
 def _git(checkout: Path, *arguments: str) -> str:
     done = subprocess.run(["git", "-C", str(checkout), *arguments], capture_output=True, text=True, check=False)
     if done.returncode:
-        raise ConfigError(f"git {arguments[0]}: {done.stderr.strip().splitlines()[-1] if done.stderr else 'failed'}")
+        raise ConfigError(f"no commit of onesheet here ({done.stderr.strip().splitlines()[-1]}); say --tag TAG")
     return done.stdout

@@ -12,7 +12,8 @@ from onesheet.configs import default_config_dir, read_config
 from onesheet.errors import ConfigError
 from onesheet.settings import Settings
 
-_Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,28}[a-z0-9]$")]
+# Accounts are named after it, and may have 30 letters.
+_Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,18}[a-z0-9]$")]
 _Memory = Annotated[str, Field(pattern=r"^\d+(Mi|Gi)$")]
 
 
