@@ -1,6 +1,6 @@
 """What something will cost, before it is started, from the list prices in `prices.yaml`.
 
-Free tiers, discounts, traffic, taxes and logs are left out, so a bill may be lower or higher. The table has a date.
+What the table does not have (`_LEFT_OUT`) makes a bill lower or higher; and prices change: the table has a date.
 """
 
 from __future__ import annotations
@@ -20,6 +20,10 @@ from onesheet.errors import ConfigError
 _HOURS: Final = 730.0
 _SECONDS: Final = _HOURS * 3600
 _RUNS: Final = 30
+_LEFT_OUT: Final = "free tiers, discounts, requests, traffic, metrics, logs and taxes"
+# All six images of a version, compressed; a few versions of posters and some runs.
+_IMAGES_GB: Final = 5.0
+_BUCKET_GB: Final = 10.0
 # Of the collector beside a service that has metrics.
 _COLLECTOR_CPU, _COLLECTOR_GIB = 0.5, 0.25
 _GIB: Final = {"Mi": 1 / 1024, "Gi": 1.0}
@@ -43,7 +47,6 @@ class _Seconds(_Strict):
 class _RequestBased(_Seconds):
     idle_vcpu_second: float
     idle_gib_second: float
-    million_requests: float
 
 
 class _Run(_Strict):
@@ -69,7 +72,6 @@ class Prices(_Strict):
     registry_gb_month: float
     secret_version_month: float
     scheduler_job_month: float
-    prometheus_million_samples: float
     regions: dict[str, float]
 
 
@@ -213,6 +215,9 @@ def _beside(place: Place, prices: Prices, factor: float) -> Iterator[Line]:
         *(second * 60 * _RUNS * minutes for minutes in (1, job.max_minutes)),
     )
     yield Line("its schedule", prices.scheduler_job_month, prices.scheduler_job_month)
+    images = prices.registry_gb_month * _IMAGES_GB
+    yield Line(f"images of 1 to {place.config.keep_images} versions", images, images * place.config.keep_images)
+    yield Line(f"{_BUCKET_GB:g} GB in the bucket", *[prices.storage_gb_month * _BUCKET_GB] * 2)
     secrets = prices.secret_version_month * len(place.config.secrets)
     yield Line(f"{len(place.config.secrets)} secrets", secrets, secrets)
 
@@ -230,7 +235,7 @@ def _factor(place: Place, prices: Prices) -> float:
 
 
 def _estimate(place: Place, prices: Prices, lines: tuple[Line, ...], least: str, most: str) -> Estimate:
-    note = f"US dollars, list prices noted on {prices.noted:%d %B %Y}, without free tier, discounts, traffic and taxes"
+    note = f"US dollars, list prices noted on {prices.noted:%d %B %Y}, without {_LEFT_OUT}"
     if place.region not in prices.regions:
         note += f"; of {prices.region}, since the table does not have {place.region}"
     return Estimate(lines, least, most, prices.noted, note)
