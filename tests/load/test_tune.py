@@ -52,7 +52,7 @@ def test_tune_prints_settings_that_the_service_takes(
     monkeypatch.setenv("ONESHEET_LOG_URL", "sqlite:////nowhere/at/all.db")
     (tmp_path / "poster.jpg").write_bytes(make_poster())
     monkeypatch.chdir(tmp_path)
-    command = ["onesheet", "bench", str(tmp_path), "--tune", "--seconds", "0.3", "--bundle", str(tiny_bundle), "--json"]
+    command = ["onesheet", "bench", str(tmp_path), "--tune", "--seconds", "1", "--bundle", str(tiny_bundle), "--json"]
     monkeypatch.setattr(sys, "argv", command)
     with pytest.raises(SystemExit) as stopped:
         main()

@@ -223,5 +223,5 @@ def test_no_address(url):
 
 def test_without_googles_client(monkeypatch):
     monkeypatch.setitem(sys.modules, "google.cloud.run_v2", None)
-    with pytest.raises(MissingExtraError, match=r"onesheet\[cloud\]"):
+    with pytest.raises(MissingExtraError, match=r"onesheet\[cloudrun\]"):
         find_api("cloudrun://films/europe-west1/api")
