@@ -3,12 +3,31 @@
 from __future__ import annotations
 
 import sys
-from typing import IO, Any
+import time
+from typing import IO, Any, Final
 
 if sys.platform == "win32":
     import msvcrt
 else:
     import fcntl
+
+_LOOK_AGAIN_SECONDS: Final = 0.05
+
+
+def wait_for_lock(file: IO[Any], seconds: float) -> None:
+    """Hold an open file until it is closed, once nobody else holds it.
+
+    Raises:
+        BlockingIOError: Another process held it for so long.
+    """
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            return lock(file)
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(_LOOK_AGAIN_SECONDS)
 
 
 def lock(file: IO[Any]) -> None:

@@ -11,6 +11,8 @@ import sqlite3
 from pathlib import Path
 from typing import Final
 
+from onesheet.locks import wait_for_lock
+
 SQLITE: Final = "sqlite:///"
 _LOCK_SECONDS: Final = 60
 # MLflow's own are 120 seconds and seven tries.
@@ -33,17 +35,27 @@ def open_mlflow_store(uri: str) -> str:
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", str(_REQUEST_SECONDS))
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", str(_RETRIES))
     os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
-    logging.getLogger("mlflow").setLevel(logging.WARNING)  # else it tells of every table that it makes
     if not uri.startswith(SQLITE) or "?" in uri:
         return uri
     path = Path(uri.removeprefix(SQLITE))
     path.parent.mkdir(parents=True, exist_ok=True)
+    address = f"{uri}?timeout={_LOCK_SECONDS}"
+    from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    # Else it tells of every table that it makes; its import sets a level of its own.
+    logging.getLogger("mlflow").setLevel(logging.WARNING)
     try:
-        with contextlib.closing(sqlite3.connect(path, timeout=_LOCK_SECONDS)) as store:
-            store.execute("PRAGMA journal_mode=WAL")
-    except sqlite3.Error as error:
+        # MLflow makes its tables without asking whether another process is about to, and one of the two fails.
+        with path.with_name(f".{path.name}.lock").open("w") as file:
+            wait_for_lock(file, _LOCK_SECONDS)
+            with contextlib.closing(sqlite3.connect(path, timeout=_LOCK_SECONDS)) as store:
+                store.execute("PRAGMA journal_mode=WAL")
+            MlflowClient(address)
+    except (sqlite3.Error, SQLAlchemyError, MlflowException) as error:
         raise OSError(errno.EINVAL, f"cannot be used as a database ({error})", str(path)) from error
-    return f"{uri}?timeout={_LOCK_SECONDS}"
+    return address
 
 
 def shown(text: str) -> str:

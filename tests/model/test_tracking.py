@@ -222,6 +222,16 @@ def _get_when_ready(url: str, server: subprocess.Popen) -> bytes:
     raise AssertionError("the server never answered")
 
 
+def test_two_first_runs_at_the_same_moment_make_one_store(tmp_path):
+    code = "import sys; from onesheet.mlflow_store import open_mlflow_store; open_mlflow_store(sys.argv[1])"
+    command = [sys.executable, "-c", code, f"sqlite:///{tmp_path}/mlflow.db"]
+    first, second = (subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(2))
+    assert [process.communicate(timeout=60)[1] for process in (first, second)] == ["", ""]
+    assert (first.returncode, second.returncode) == (0, 0)
+    with pytest.raises(TrainingError, match="there are: Default"):
+        list_runs(command[-1], "nothing")
+
+
 def test_an_mlflow_server_out_of_reach_is_told_before_training(configure, tmp_path, monkeypatch):
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     with pytest.raises(TrainingError, match=r"MLflow at http://127\.0\.0\.1:9 cannot be used"):

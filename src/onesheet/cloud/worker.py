@@ -105,7 +105,7 @@ def _configured(job: Work, machine: Machine | None) -> TrainConfig:
     """The configuration, composed before anything is downloaded: a wrong override is told in seconds."""
     # Nobody looks at a progress bar here, and a database in the folder of a machine goes with the machine.
     usual = ["trainer.progress=false"]
-    if not any(override.startswith("logger") for override in job.overrides):
+    if not any(override.startswith("logger=") for override in job.overrides):
         usual.append("logger=csv")
     fixed = [
         f"run_dir={job.run_dir}",
