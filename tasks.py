@@ -178,6 +178,25 @@ def screenshots(c: Context) -> None:
     c.run(f"pytest -n 0 -q {tests}", env={"ONESHEET_SCREENSHOTS": str(Path("docs/images").absolute())})
 
 
+# Pictures of docs/images that reports/README.md shows as well; docs/report.md says what makes them.
+REPORT_FIGURES = (
+    "month-alert.jpg",
+    "page-monitoring.jpg",
+    "page-posters.jpg",
+    "sweep_history.png",
+    "sweep_importance.png",
+)
+
+
+@task
+def report(c: Context) -> None:
+    """Make the figures of reports/README.md anew, and check it."""
+    for name in REPORT_FIGURES:
+        Path("reports/figures", name).write_bytes(Path("docs/images", name).read_bytes())
+    c.run("python reports/overview.py")
+    c.run("onesheet report check")
+
+
 @task
 def docs(c: Context) -> None:
     """Build the site of the documentation in dist/site; a link that leads nowhere is an error."""

@@ -1,0 +1,92 @@
+"""A report as one page that needs nothing but itself."""
+
+from __future__ import annotations
+
+import base64
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from onesheet.errors import ImageError, ReportError
+from onesheet.reporting.markdown import markdown_reader
+from onesheet.reporting.parse import Report
+from onesheet.reporting.pictures import read_picture
+
+if TYPE_CHECKING:
+    from markdown_it.token import Token
+
+# Of all pictures together, as often as they are shown.
+MAX_PICTURE_BYTES: Final = 50 * 2**20
+
+_LEADS_SOMEWHERE: Final = re.compile(r"https?://|mailto:", re.IGNORECASE)
+_BOXES: Final = {"[ ] ": "☐ ", "[x] ": "☑ ", "[X] ": "☑ "}
+
+
+def write_page(report: Report, folder: Path, out: Path) -> None:
+    """Write the report as HTML: pictures are in it, scripts and addresses of others' files are not.
+
+    A picture that cannot be shown is a line that says why; `check_report` finds it, too.
+
+    Args:
+        report: As it was parsed.
+        folder: Of the report and its pictures.
+        out: The page; never there half-written.
+
+    Raises:
+        ReportError: The pictures are too large together.
+        OSError: The page cannot be written.
+    """
+    environment = Environment(
+        loader=PackageLoader("onesheet.reporting", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["markdown"] = _Renderer(folder).render
+    page = environment.get_template("report.html.j2").render(report=report)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    scratch = out.with_name(f".{out.name}.partial")
+    try:
+        scratch.write_text(page, encoding="utf-8")
+        scratch.replace(out)
+    finally:
+        scratch.unlink(missing_ok=True)
+
+
+class _Renderer:
+    """Markdown to HTML that may stand in the page as it is."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._reader = markdown_reader()
+        self._bytes = 0
+
+    def render(self, text: str) -> Markup:
+        """Markdown of others: HTML in it is text for the reader, and comes out escaped."""
+        tokens = self._reader.parse(text)
+        for token in tokens:
+            for place, child in enumerate(token.children or ()):
+                if child.type == "image":
+                    self._put_in(child)
+                elif child.type == "link_open" and not _LEADS_SOMEWHERE.match(str(child.attrs["href"])):
+                    del child.attrs["href"]
+                elif place == 0 and (box := _BOXES.get(child.content[:4])):
+                    child.content = box + child.content[4:]
+        return Markup(self._reader.renderer.render(tokens, self._reader.options, {}))  # noqa: S704
+
+    def _put_in(self, image: Token) -> None:
+        """Make the picture a part of the page, or else a line of text."""
+        target = str(image.attrs["src"])
+        try:
+            kind, data = read_picture(target, self._folder)
+        except ImageError as error:
+            image.type, image.content = "text", f"[{image.content}: {target} cannot be shown: {error.message}]"
+            return
+        self._bytes += len(data)
+        if self._bytes > MAX_PICTURE_BYTES:
+            raise ReportError(f"the pictures are larger than {MAX_PICTURE_BYTES // 2**20} MiB together")
+        image.attrs["src"] = f"data:{kind};base64,{base64.b64encode(data).decode()}"
