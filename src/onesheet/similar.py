@@ -69,11 +69,12 @@ class KnownPosters:
         """
         try:
             import pyarrow as pa
-            import pyarrow.parquet as pq
+
+            from onesheet.parquet import read_table
         except ImportError as error:
             raise MissingExtraError("similar posters need Parquet: install onesheet[similar]") from error
         try:
-            table = pq.read_table(pa.BufferReader(reference))
+            table = read_table(reference)
             embeddings = np.array(table["embedding"].to_pylist(), np.float32)
             ids, genres = table["id"].to_pylist(), [tuple(row) for row in table["genres"].to_pylist()]
             titles = table["title"].to_pylist() if "title" in table.column_names else [None] * len(ids)

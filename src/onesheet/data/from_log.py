@@ -18,7 +18,6 @@ from tempfile import TemporaryDirectory
 from typing import Final, TypeVar
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 from sqlalchemy import select
 
 from onesheet.bundle import REFERENCE_FILE, Bundle
@@ -34,6 +33,7 @@ from onesheet.data.labels import (
 from onesheet.data.staging import put_in_place
 from onesheet.errors import BundleCorruptError, DataError, ImageError
 from onesheet.image import decode, read_bytes
+from onesheet.parquet import read_table
 from onesheet.predictionlog import PictureFolder, PredictionLog
 from onesheet.predictionlog.schema import FEEDBACK, PREDICTIONS
 
@@ -186,7 +186,7 @@ def _words(
 def _reference(bundle: Bundle) -> list[str]:
     """The sha256s of the posters that the bundle was judged by."""
     try:
-        table = pq.read_table(pa.BufferReader(bundle.files[REFERENCE_FILE]), columns=["sha256"])
+        table = read_table(bundle.files[REFERENCE_FILE], ["sha256"])
         return [str(content) for content in table["sha256"].to_pylist()]
     except (pa.ArrowException, KeyError) as error:
         raise BundleCorruptError("the reference of the bundle does not tell its posters by their sha256") from error

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 
 from onesheet.errors import DataError, ImageError
 from onesheet.image import Picture, PreprocessSpec, load_picture
+from onesheet.parquet import read_table
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -130,7 +131,7 @@ def read_manifest(path: Path, root: Path) -> Manifest:
     if not path.is_file():
         raise DataError(f"no manifest at {path}: run `onesheet data prepare` first")
     try:
-        table = pq.read_table(path)
+        table = read_table(path)
         about = json.loads((table.schema.metadata or {})[_METADATA_KEY])
     except (pa.ArrowException, OSError, KeyError, ValueError) as error:
         raise DataError(f"{path} is no manifest of onesheet: run `onesheet data prepare` again") from error

@@ -8,8 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from onesheet.bundle import REFERENCE_FILE, Bundle, Precision
 from onesheet.data.labels import Labels, find_poster, read_labels
@@ -18,6 +16,7 @@ from onesheet.data.split import SPLITS
 from onesheet.errors import DataError, ImageError
 from onesheet.evaluation.baselines import baselines
 from onesheet.evaluation.metrics import multilabel_metrics
+from onesheet.parquet import read_table
 from onesheet.predictor import Predictor
 
 if TYPE_CHECKING:
@@ -175,7 +174,7 @@ def split_ids(processed: Path, split: str) -> set[str]:
 
 def reference_ids(bundle: Bundle) -> set[str]:
     """Ids of the validation posters that thresholds and calibration were chosen on."""
-    table = pq.read_table(pa.BufferReader(bundle.files[REFERENCE_FILE]), columns=["id"])
+    table = read_table(bundle.files[REFERENCE_FILE], ["id"])
     return set(table["id"].to_pylist())
 
 

@@ -11,8 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from onesheet.bundle import Bundle
 from onesheet.data.labels import IMAGES_FOLDER, LABELS_FILE
@@ -22,6 +20,7 @@ from onesheet.evaluation.bootstrap import Resampled, bootstrap
 from onesheet.evaluation.evaluate import Evaluation, Scored, evaluate, reference_ids
 from onesheet.evaluation.metrics import multilabel_metrics
 from onesheet.evaluation.robustness import CORRUPTIONS, robustness
+from onesheet.parquet import read_table
 from onesheet.predictor import Predictor
 
 if TYPE_CHECKING:
@@ -236,7 +235,7 @@ def _latencies(sides: Sequence[Contender], paths: Sequence[Path]) -> list[float]
 
 def _difference(predictor: Predictor, manifest: Manifest) -> tuple[float | None, int]:
     """Between the probabilities that a bundle promises of its validation posters and those that it gives here."""
-    reference = {row["id"]: row for row in pq.read_table(pa.BufferReader(predictor.reference)).to_pylist()}
+    reference = {row["id"]: row for row in read_table(predictor.reference).to_pylist()}
     found = [
         entry
         for entry in manifest.entries

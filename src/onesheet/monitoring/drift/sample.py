@@ -102,11 +102,13 @@ class Sample:
         Raises:
             BundleCorruptError: Its reference does not hold what it should.
         """
-        from pyarrow import ArrowException, BufferReader, parquet
+        from pyarrow import ArrowException
+
+        from onesheet.parquet import read_table
 
         genres = tuple(bundle.metadata.genres)
         try:
-            table = parquet.read_table(BufferReader(bundle.files["reference.parquet"]))
+            table = read_table(bundle.files["reference.parquet"])
             columns = {name: table[name].to_numpy() for name in STATISTICS}
             probabilities = np.stack(table["probabilities"].to_numpy()).astype(np.float32)
             embeddings = np.stack(table["embedding"].to_numpy()).astype(np.float32)
