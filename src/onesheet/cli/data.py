@@ -118,6 +118,30 @@ def prepare(
             typer.echo(f"  quarantined {printable(Path(entry.path))}: {'; '.join(entry.problems)}")
 
 
+@app.command(epilog="Example: onesheet data shard --out gs://my-bucket/shards, then: onesheet train data.shards=…")
+def shard(
+    out: Annotated[str, typer.Option(metavar="DIR|gs://BUCKET/PREFIX", help="What to fill.")],
+    raw: RawOption = RAW,
+    processed: ProcessedOption = PROCESSED,
+    shard_size: Annotated[
+        int, typer.Option("--shard-size", metavar="MB", min=1, help="A shard ends before it would be larger.")
+    ] = 100,
+) -> None:
+    """Pack the posters of a manifest into tar files that training streams, for sets that outgrow a disk.
+
+    What is there already is kept, whatever ended the command before.
+    """
+    with extra("train"):
+        from onesheet.data.manifest import MANIFEST_FILE, read_manifest
+        from onesheet.data.shards import write_shards
+    manifest = read_manifest(processed / MANIFEST_FILE, raw)
+    with progress("Packing posters") as advance:
+        index = write_shards(manifest, out, shard_size * 1_000_000, advance)
+    for split, shards in index.splits.items():
+        films, size = sum(shard.samples for shard in shards), sum(shard.bytes for shard in shards)
+        typer.echo(f"{out}/{split}: {films} films in {len(shards)} shards, {size / 1e6:.1f} MB")
+
+
 TargetsArgument = Annotated[
     list[str] | None,
     typer.Argument(metavar="TARGET", help="Tracked files or folders, or stages. (default: everything)"),

@@ -19,6 +19,8 @@ class DataConfig:
         cache: Keep the decoded posters in memory; they are read once, by all cores.
         workers: Loader processes beside each training process. With the cache none is fastest.
         limit: Take only so many posters of each split; 0 takes all.
+        shards: Folder or gs:// address that `onesheet data shard` filled: posters are streamed from there, with no
+            cache and no limit. Empty: they are files below `raw`.
     """
 
     raw: str = "data/raw"
@@ -27,6 +29,7 @@ class DataConfig:
     cache: bool = True
     workers: int = 0
     limit: int = 0
+    shards: str = ""
 
 
 @dataclass
