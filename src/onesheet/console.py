@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Final
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from onesheet.settings import Settings
 
 _PIPED_WIDTH: Final = 160
+_LINE_SECONDS: Final = 60
 
 
 def read_settings(**options: Any) -> Settings:
@@ -56,20 +58,30 @@ def extra(name: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def progress(description: str) -> Iterator[Callable[[int, int | None], None]]:
-    """A progress bar on standard error; yields `advance(done, total)`. It leaves the screen when all is done."""
+    """A progress bar on standard error; yields `advance(done, total)`. It leaves the screen when all is done.
+
+    Where there is no terminal, a line a minute.
+    """
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    rate = TextColumn("{task.fields[rate]}")
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), rate, TimeRemainingColumn())
+    told = time.monotonic()
     with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
-        task = bar.add_task(description, total=None)
+        task = bar.add_task(description, total=None, rate="")
 
         def advance(done: int, total: int | None) -> None:
+            nonlocal told
             bar.start()
-            bar.update(task, completed=done, total=total)
+            speed = bar.tasks[0].speed
+            bar.update(task, completed=done, total=total, rate=f"{speed:,.0f}/s" if speed else "")
             if done == total:
                 bar.stop()
+            if not console.is_terminal and time.monotonic() > told + _LINE_SECONDS:
+                told = time.monotonic()
+                complain(f"{description}: {done:,} of {'?' if total is None else f'{total:,}'}")
 
         yield advance
 

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from onesheet.cli import answers, cloud, data, drift, log, models, page, registry, report, training
+from onesheet.cli import answers, cloud, data, drift, log, models, page, registry, report, score, similar, training
 from onesheet.cli.options import EXIT_FAILURE, EXIT_INTERRUPTED, EXIT_USAGE
 from onesheet.console import complain
 from onesheet.errors import ConfigError, InvalidRequestError, OnesheetError
@@ -37,6 +37,8 @@ app.add_typer(drift.app)
 app.add_typer(log.app, name="log")
 app.add_typer(cloud.app, name="cloud")
 app.add_typer(report.app, name="report")
+app.add_typer(score.app)
+app.add_typer(similar.app)
 
 
 def main() -> None:

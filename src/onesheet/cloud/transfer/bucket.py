@@ -157,6 +157,32 @@ def open_bucket(place: Place, role: str) -> Iterator[Bucket]:
 
     Raises:
         MissingExtraError: Google's client is not installed.
+        TransferError: As `explained`.
+    """
+    with explained(place, role), contextlib.closing(connect()) as client:
+        yield Bucket(client, place.bucket)
+
+
+def connect() -> Any:
+    """Google's client of Cloud Storage."""
+    from google.cloud.storage import Client
+
+    # More workers than connections that are kept is nothing to warn of.
+    logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
+    # No request here needs a project, and the client would refuse to guess one.
+    return Client(project=None)
+
+
+@contextlib.contextmanager
+def explained(place: Place, role: str) -> Iterator[None]:
+    """Turn whatever is raised into one sentence.
+
+    Args:
+        place: What is asked for.
+        role: What allows it.
+
+    Raises:
+        MissingExtraError: Google's client is not installed.
         TransferError: In place of errors of Google, the network and the disk, which are its cause.
     """
     with extra("gcs"):
@@ -164,15 +190,10 @@ def open_bucket(place: Place, role: str) -> Iterator[Bucket]:
         import urllib3
         from google.api_core.exceptions import GoogleAPIError
         from google.auth.exceptions import GoogleAuthError
-        from google.cloud.storage import Client
 
-    # More workers than connections that are kept is nothing to warn of.
-    logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
     broken = (OSError, urllib3.exceptions.HTTPError, http.client.HTTPException)
     try:
-        # No request here needs a project, and the client would refuse to guess one.
-        with contextlib.closing(Client(project=None)) as client:
-            yield Bucket(client, place.bucket)
+        yield
     except (GoogleAPIError, GoogleAuthError, *broken) as error:
         raise TransferError(_explain(error, place, role)) from error
 

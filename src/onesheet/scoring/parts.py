@@ -1,0 +1,183 @@
+"""A catalogue in the making: parts of equal length in a folder beside the file that they become.
+
+A part appears under its name in one step and only after all before it, so that whatever ends the work, the rows that
+are there are the first ones, and the work goes on with the next.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final, Self
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from onesheet.errors import ConfigError, DataError, reason
+from onesheet.locks import lock
+from onesheet.parquet import read_table
+
+PART_ROWS: Final = 512
+"""Seconds of work on one machine; no more than that is done twice."""
+
+_GROUP_PARTS: Final = 32
+"""Parts that become one row group of the file: some 20 MB at a time in memory."""
+
+_JOB: Final = "job.json"
+_LOCK: Final = "lock"
+_INCOMING: Final = "incoming"
+
+
+class Parts:
+    """The parts of one catalogue.
+
+    Attributes:
+        folder: They lie there, and so may what belongs to the work.
+        rows: How many are there.
+
+    Args:
+        out: The file that they become; the folder has its name with `.parts` behind it.
+        schema: Of the rows.
+    """
+
+    def __init__(self, out: Path, schema: pa.Schema) -> None:
+        self.folder = out.with_name(f"{out.name}.parts")
+        self._out, self._schema, self._options = out, schema, _options(schema)
+        self._count = self.rows = 0
+
+    @contextmanager
+    def held(self, job: dict[str, Any]) -> Iterator[Self]:
+        """Hold the folder, make it if there is none, and find what is there already.
+
+        Args:
+            job: What is done, as JSON.
+
+        Raises:
+            ConfigError: Another process holds it, or it belongs to another job.
+            DataError: It cannot be written.
+        """
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with (self.folder / _LOCK).open("w") as file:
+                lock(file)
+                self._check_job(job)
+                self._count_parts()
+                yield self
+        except BlockingIOError as error:
+            raise ConfigError(f"another onesheet score is writing {self._out}") from error
+        except OSError as error:
+            raise DataError(f"{self._out} cannot be written: {reason(error)}; what is done is kept") from error
+
+    def extend(self, tables: Iterable[pa.Table]) -> Iterator[int]:
+        """Write rows as they come; tells how many there are, with those that wait for their part to be full."""
+        waiting: list[pa.Table] = []
+        for table in tables:
+            waiting.append(table)
+            seen = sum(each.num_rows for each in waiting)
+            if seen >= PART_ROWS:
+                whole = pa.concat_tables(waiting)
+                self._write(whole.slice(0, PART_ROWS))
+                waiting, seen = [whole.slice(PART_ROWS)], seen - PART_ROWS
+            yield self.rows + seen
+        rest = pa.concat_tables([*waiting, self._schema.empty_table()])
+        if rest.num_rows:
+            self._write(rest)
+
+    def merge(self) -> Counter[str]:
+        """Make the file of all parts, and remove them.
+
+        Returns:
+            How many rows have which error; those that have none count under the empty name.
+        """
+        found: Counter[str] = Counter()
+        incoming = self.folder / _INCOMING
+        with pq.ParquetWriter(incoming, self._schema, **self._options) as writer:
+            for first in range(0, self._count, _GROUP_PARTS):
+                numbers = range(first, min(first + _GROUP_PARTS, self._count))
+                table = pa.concat_tables([read_table(self._path(number)) for number in numbers])
+                found.update(error or "" for error in table["error"].to_pylist())
+                writer.write_table(table, row_group_size=table.num_rows)
+        _keep(incoming, self._out)
+        self.remove()
+        return found
+
+    def remove(self) -> None:
+        """Once there is a file. Whoever made it may have been ended before this."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _check_job(self, job: dict[str, Any]) -> None:
+        record = self.folder / _JOB
+        if not record.exists():
+            incoming = self.folder / _INCOMING
+            incoming.write_text(json.dumps(job), encoding="utf-8")
+            _keep(incoming, record)
+        elif json.loads(record.read_text(encoding="utf-8")) != job:
+            raise ConfigError(
+                f"{self.folder} holds the beginning of other work: another bundle, source or option. "
+                "Go on with those, or remove the folder"
+            )
+
+    def _count_parts(self) -> None:
+        """Those up to the first that is not there, or is damaged, or is the short one at the end."""
+        self._count = self.rows = 0
+        while (rows := _rows(self._path(self._count))) is not None:
+            self._count += 1
+            self.rows += rows
+            if rows < PART_ROWS:
+                break
+
+    def _write(self, table: pa.Table) -> None:
+        incoming = self.folder / _INCOMING
+        pq.write_table(table, incoming, **self._options)
+        _keep(incoming, self._path(self._count))
+        self._count += 1
+        self.rows += table.num_rows
+
+    def _path(self, number: int) -> Path:
+        return self.folder / f"{number:08d}.parquet"
+
+
+def _options(schema: pa.Schema) -> dict[str, Any]:
+    """How Parquet is written.
+
+    Dictionaries of floats save nothing and take long to read, and their bytes are packed better apart. Checksums tell
+    damage from numbers.
+    """
+    leaves = [leaf for field in schema for leaf in _leaves(field.name, field.type)]
+    floats = [name for name, kind in leaves if pa.types.is_floating(kind)]
+    return {
+        "compression": "zstd",
+        "use_dictionary": [name for name, _ in leaves if name not in floats],
+        "use_byte_stream_split": floats,
+        "write_page_checksum": True,
+    }
+
+
+def _leaves(name: str, kind: pa.DataType) -> Iterator[tuple[str, pa.DataType]]:
+    """The columns that Parquet makes of one."""
+    if pa.types.is_struct(kind):
+        for field in kind:
+            yield from _leaves(f"{name}.{field.name}", field.type)
+    elif pa.types.is_list(kind):
+        yield from _leaves(f"{name}.list.element", kind.value_type)
+    else:
+        yield name, kind
+
+
+def _rows(part: Path) -> int | None:
+    try:
+        return int(pq.read_metadata(part).num_rows)
+    except (OSError, pa.ArrowException):
+        return None
+
+
+def _keep(incoming: Path, path: Path) -> None:
+    """Under its name only once all of it is on the disk."""
+    with incoming.open("rb+") as file:
+        os.fsync(file.fileno())
+    incoming.replace(path)

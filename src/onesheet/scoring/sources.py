@@ -1,0 +1,47 @@
+"""From what a user names to the posters in it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+from onesheet.errors import InvalidRequestError
+from onesheet.image import ImageLimits
+from onesheet.scoring.archives import TarSource, ZipSource
+from onesheet.scoring.bucket import BucketSource
+from onesheet.scoring.folder import FolderSource
+from onesheet.scoring.rows import Source
+from onesheet.scoring.tables import TableSource
+
+KINDS: Final = (
+    "a folder, a .csv or .parquet with a column path or url, a .zip, .tar, .tar.gz or .tgz, or gs://BUCKET/PREFIX"
+)
+
+
+def find_source(named: str, limits: ImageLimits, seconds: float) -> Source:
+    """What is named, by its name.
+
+    Args:
+        named: One of `KINDS`.
+        limits: What is accepted as a poster.
+        seconds: In which an address in a table has to answer.
+
+    Raises:
+        InvalidRequestError: It is not there, or is something else.
+        OnesheetError: It is not what its name says.
+    """
+    if named.startswith("gs://"):
+        return BucketSource(named, limits)
+    path = Path(named)
+    if not path.exists():
+        raise InvalidRequestError(f"{named}: no such file or folder")
+    if path.is_dir():
+        return FolderSource(path, limits)
+    name = path.name.lower()
+    if name.endswith((".csv", ".parquet")):
+        return TableSource(path, limits, seconds)
+    if name.endswith(".zip"):
+        return ZipSource(path, limits)
+    if name.endswith((".tar", ".tar.gz", ".tgz")):
+        return TarSource(path, limits)
+    raise InvalidRequestError(f"{named} is no catalogue; name {KINDS}")
