@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 INK, MUTED, ACCENT, WASH = "#1c2430", "#5b6673", "#2b6595", "#eef3f7"
 WIDTH, HEIGHT = 2.3, 0.95
