@@ -83,14 +83,3 @@ def test_the_site_is_built_and_no_link_leads_nowhere(repository, tmp_path):
     page = (tmp_path / "index.html").read_text(encoding="utf-8")
     assert "../CONTRIBUTING.md" not in page
     assert (f"{repository}/blob/main/CONTRIBUTING.md" in page) == bool(repository)
-
-
-def test_every_page_is_in_the_navigation():
-    navigation = yaml.load((ROOT / "mkdocs.yml").read_text(), Loader)["nav"]  # noqa: S506  it is a SafeLoader
-
-    def pages(entry: Any) -> list[str]:
-        if isinstance(entry, str):
-            return [entry]
-        return [page for part in (entry.values() if isinstance(entry, dict) else entry) for page in pages(part)]
-
-    assert sorted(pages(navigation)) == sorted(path.name for path in (ROOT / "docs").glob("*.md"))

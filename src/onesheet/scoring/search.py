@@ -40,6 +40,7 @@ _BUFFER_BYTES: Final = 2**20
 # How many candidates a search keeps. usearch's own 64 are few: even with 256, of a million rows (benchmarks/similar.py)
 # every fourth neighbour was lost. So many still take no more than some 10 ms.
 _EXPANSION: Final = 2048
+_ONE_BY_ONE: Final = 10_000
 _INDEX_FORMAT: Final = 1
 
 Advance = Callable[[int, int | None], None]
@@ -149,7 +150,7 @@ class Catalogue:
 
         Args:
             embedding: `[D]`, by the bundle of the catalogue.
-            count: How many; all if there are fewer.
+            count: How many; all if there are fewer. Very many are never taken from an index.
             exact: Never use an index.
             on_progress: Called with rows done and rows in all while the index is made.
 
@@ -157,7 +158,7 @@ class Catalogue:
             DataError: The catalogue is damaged, or nothing in it has an embedding.
         """
         note = None
-        if not exact and self.rows > INDEX_FROM:
+        if not exact and self.rows > INDEX_FROM and count <= _EXPANSION:
             try:
                 found = self._search_index(embedding, count, on_progress)
                 return Similar(self._posters(*found), exact=False, bundle=self.bundle)
@@ -330,7 +331,10 @@ class IndexStore:
         # Made first, as nobody wants to hear after minutes that the folder takes no files.
         with tempfile.TemporaryDirectory(dir=self.file.parent, prefix=f".{self.file.name}-") as scratch:
             for rows, embeddings in self._catalogue.embeddings(size):
-                index.add(rows.astype(np.uint64), embeddings, threads=usable_cores())
+                # Those that are added at the same moment do not see each other. While there are few, some would have
+                # no neighbour at all, and never be found.
+                threads = 1 if len(index) < _ONE_BY_ONE else usable_cores()
+                index.add(rows.astype(np.uint64), embeddings, threads=threads)
                 if on_progress:
                     on_progress(len(index), total)
             made, about = Path(scratch, "index"), Path(scratch, "about")
