@@ -30,6 +30,14 @@ GENRES = ("Comedy", "Drama", "Horror", "Romance")
 HEIGHT, WIDTH, EMBEDDING = 32, 24, 8
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _keep_priority() -> Iterator[None]:
+    """Commands that let others go first run in this process too; it could not go back, nor what it starts later."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("onesheet.priority._LEAST", 0)
+        yield
+
+
 @pytest.fixture(scope="session")
 def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of a bundle that judges a poster by its mean colour, in microseconds.

@@ -280,12 +280,6 @@ def test_a_reference_that_is_none_is_an_error(log, tiny_bundle, tmp_path):
 # ------------------------------------------------------------------------------------------------- the command
 
 
-@pytest.fixture(autouse=True)
-def undisturbed(monkeypatch):
-    """The command gives way to others, and this process has other tests to run."""
-    monkeypatch.setattr("onesheet.cli.drift.let_others_go_first", lambda: None)
-
-
 @pytest.fixture
 def drifted(world, bundle, tmp_path, monkeypatch):
     monkeypatch.setenv("ONESHEET_LOG_URL", f"sqlite:///{tmp_path}/log.db")

@@ -45,7 +45,7 @@ def train(
 ) -> None:
     """Train a model.
 
-    Choose from the groups in configs/ (model=resnet18 loss=asymmetric logger=[mlflow,wandb]) and set any knob
+    Choose from the groups in configs/ (model=resnet18 loss=asymmetric logger=wandb) and set any knob
     (optimizer.lr=3e-4). An interrupted or killed run goes on with resume=true run_dir=DIR.
     """
     with extra("train"):
