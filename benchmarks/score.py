@@ -92,8 +92,10 @@ def scored(source: Path, out: Path, options: list[str]) -> tuple[dict[str, float
     parts, samples, start = Path(f"{out}.parts"), [], time.perf_counter()
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         watched = psutil.Process(process.pid)
+        done = 0
         while process.poll() is None:
-            done = 512 * sum(1 for _ in parts.glob("*.parquet")) if parts.exists() else 0
+            # At the end the parts are gone, and all is done.
+            done = max(done, 512 * sum(1 for _ in parts.glob("*.parquet")))
             try:
                 samples.append((time.perf_counter() - start, done, watched.memory_info().rss))
             except psutil.NoSuchProcess:
