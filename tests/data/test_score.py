@@ -550,6 +550,18 @@ def test_two_workers_of_ray_make_the_same_file(many, tiny_bundle, tmp_path):
     assert there.read_bytes() == here.read_bytes()
 
 
+def test_what_stops_a_worker_of_ray_is_told_as_what_it_is(tiny_bundle, tmp_path, monkeypatch):
+    monkeypatch.delenv("STORAGE_EMULATOR_HOST", raising=False)
+    monkeypatch.setenv("NO_GCE_CHECK", "true")
+    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(tmp_path / "none.json"))
+    table = write(tmp_path / "list.csv", "path\ngs://somewhere/a.jpg\n")
+    process = started(table, tmp_path / "out.parquet", tiny_bundle, "--engine", "ray", "--workers", "1")
+    _, errors = process.communicate(timeout=200)
+    assert process.returncode == 1
+    assert "no Google credentials here that work" in errors
+    assert "Traceback" not in errors
+
+
 def test_ray_is_not_given_what_only_one_process_can_read(folder, tiny_bundle, tmp_path):
     packed = as_tar(folder, tmp_path, "tgz")
     with pytest.raises(ConfigError, match=r"unpack it to \.tar, or use --engine local"):

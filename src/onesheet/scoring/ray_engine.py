@@ -11,7 +11,7 @@ from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Final, TypeAlias
 
-from onesheet.errors import ConfigError, OnesheetError
+from onesheet.errors import ConfigError, OnesheetError, reason
 from onesheet.scoring.parts import PART_ROWS
 from onesheet.scoring.rows import Row, Source
 from onesheet.scoring.scorer import Scorer, threads_for
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 _ROUND_BLOCKS: Final = 2048
 """Blocks that Ray is given at a time, a million rows: what it has to know of them stays in bounds."""
 _ROWS: Final = "rows"
-
+_FAILURE: Final = "failure"
 
 _Arguments: TypeAlias = tuple[partial[Scorer], bool]
 
@@ -41,7 +41,10 @@ class _Worker:
 
         # Ray hands over what the client of this very cluster has pickled.
         rows = [row for packed in block[_ROWS] for row in pickle.loads(packed.as_py())]  # noqa: S301
-        return pa.concat_tables(self._scorer.score(rows, self._threads))
+        try:
+            return pa.concat_tables(self._scorer.score(rows, self._threads))
+        except OnesheetError as error:  # of one that is raised here, Ray hands on no more than its words
+            return pa.table({_FAILURE: [pickle.dumps(error)]})
 
 
 @contextmanager
@@ -82,7 +85,7 @@ def ray_engine(
         count = workers or max(1, int(ray.cluster_resources().get("CPU", 1)))  # type: ignore[no-untyped-call]
         yield partial(_score, worker=(make_scorer, source.is_remote), count=count)
     except ray.exceptions.RayError as error:
-        raise _cause(error) from error
+        raise ConfigError(f"the Ray cluster failed: {reason(error)}; what is done is kept") from error
     finally:
         ray.shutdown()
 
@@ -113,14 +116,8 @@ def _score_blocks(blocks: list[dict[str, bytes]], worker: _Arguments, count: int
         compute=ray.data.ActorPoolStrategy(size=min(count, len(blocks))),
         num_cpus=1,
     )
-    return iter(scored.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1))
-
-
-def _cause(error: BaseException) -> OnesheetError:
-    """What a worker raised, or else that the cluster failed."""
-    inner: BaseException | None = error
-    while inner is not None:
-        if isinstance(inner, OnesheetError):
-            return inner
-        inner = getattr(inner, "cause", None) or inner.__cause__
-    return ConfigError(f"the Ray cluster failed: {str(error).strip().splitlines()[-1]}; what is done is kept")
+    tables: Iterator[pa.Table] = iter(scored.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1))
+    for table in tables:
+        if _FAILURE in table.column_names:
+            raise pickle.loads(table[_FAILURE][0].as_py())  # noqa: S301
+        yield table
