@@ -15,7 +15,7 @@ import pytest
 from onesheet.errors import InvalidRequestError, ReportError
 from onesheet.reporting import html as html_page
 from onesheet.reporting.check import check_report
-from onesheet.reporting.html import write_page
+from onesheet.reporting.html import write_report
 from onesheet.reporting.limits import Span, pictures_asked, words_asked
 from onesheet.reporting.parse import parse_report, read_report
 
@@ -328,7 +328,7 @@ def test_the_page_needs_nothing_but_itself(folder, tmp_path):
         + question("<!-- declared empty: no <i>group</i> -->", number=2)
     )
     out = tmp_path / "new/page.html"
-    write_page(parse_report(text), folder, out)
+    write_report(parse_report(text), folder, out)
     page = out.read_text()
     links = Links()
     links.feed(page)
@@ -350,7 +350,7 @@ def test_pictures_are_bounded_together(folder, tmp_path, monkeypatch):
     monkeypatch.setattr(html_page, "MAX_PICTURE_BYTES", 2 * (folder / "figures/a.png").stat().st_size)
     report = parse_report(question("![A poster](figures/a.png)\n" * 3))
     with pytest.raises(ReportError, match="larger than"):
-        write_page(report, folder, tmp_path / "page.html")
+        write_report(report, folder, tmp_path / "page.html")
     assert not (tmp_path / "page.html").exists()
 
 

@@ -46,9 +46,9 @@ def html(
     """Write the report as one page with its pictures in it."""
     report, findings = _checked(file)
     with extra("report"):
-        from onesheet.reporting.html import write_page
+        from onesheet.reporting.html import write_report
 
-    write_page(report, file.parent, out)
+    write_report(report, file.parent, out)
     typer.echo(out)
     if findings:
         complain(f"{file} is not as it should be yet: see onesheet report check")

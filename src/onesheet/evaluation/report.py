@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from onesheet.bundle import Bundle
 from onesheet.evaluation import figures
@@ -20,6 +19,7 @@ from onesheet.evaluation.findings import Progress, ReportOptions, findings
 from onesheet.evaluation.posters import thumbnail
 from onesheet.evaluation.robustness import CORRUPTIONS
 from onesheet.evaluation.slices import SMALLEST
+from onesheet.pages import render_page, write_whole
 
 PAGE: Final = "report.html"
 NUMBERS: Final = "report.json"
@@ -68,35 +68,27 @@ def write_report(
     out.mkdir(parents=True, exist_ok=True)
     numbers = findings(evaluation, bundle, options, progress)
     page = _render(evaluation, numbers, options)
-    _write(out / NUMBERS, _json(numbers))
-    _write(out / SUMMARY, _json({name: numbers[name] for name in ("n", *_TITLES)}))
-    _write(out / GENRES, _csv([{"genre": genre, **measured} for genre, measured in _by_frequency(numbers)]))
-    _write(out / RELIABILITY, _csv([row for row in numbers["reliability"] if row["count"]]))
-    _write(out / PAGE, page)
+    write_whole(out / NUMBERS, _json(numbers))
+    write_whole(out / SUMMARY, _json({name: numbers[name] for name in ("n", *_TITLES)}))
+    write_whole(out / GENRES, _csv([{"genre": genre, **measured} for genre, measured in _by_frequency(numbers)]))
+    write_whole(out / RELIABILITY, _csv([row for row in numbers["reliability"] if row["count"]]))
+    write_whole(out / PAGE, page)
     return out / PAGE, out / NUMBERS
 
 
 def _render(evaluation: Evaluation, numbers: dict[str, Any], options: ReportOptions) -> str:
-    # Names of genres and films come from files of others: everything is escaped.
-    environment = Environment(
-        loader=PackageLoader("onesheet.evaluation", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"number": _number, "range": _range, "signed": _signed}
-    return environment.get_template("report.html.j2").render(
-        numbers,
-        metrics=evaluation.metrics,
-        titles=_TITLES,
-        genres=_by_frequency(numbers),
-        few=_FEW,
-        smallest=SMALLEST,
-        corruptions=CORRUPTIONS,
-        figures=_figures(evaluation.scored, numbers),
-        thumbnails=_thumbnails(evaluation.scored, numbers) if options.posters else {},
-    )
+    values = {
+        **numbers,
+        "metrics": evaluation.metrics,
+        "titles": _TITLES,
+        "genres": _by_frequency(numbers),
+        "few": _FEW,
+        "smallest": SMALLEST,
+        "corruptions": CORRUPTIONS,
+        "figures": _figures(evaluation.scored, numbers),
+        "thumbnails": _thumbnails(evaluation.scored, numbers) if options.posters else {},
+    }
+    return render_page(__package__, {"number": _number, "range": _range, "signed": _signed}, values)
 
 
 def _figures(scored: Scored, numbers: dict[str, Any]) -> dict[str, dict[str, str]]:
@@ -135,15 +127,6 @@ def _csv(rows: Sequence[Mapping[str, Any]]) -> str:
     writer.writeheader()
     writer.writerows(rows)
     return text.getvalue()
-
-
-def _write(path: Path, text: str) -> None:
-    scratch = path.with_name(f".{path.name}.partial")
-    try:
-        scratch.write_text(text, encoding="utf-8")
-        scratch.replace(path)
-    finally:
-        scratch.unlink(missing_ok=True)
 
 
 def _number(value: float | None, digits: int = 3) -> str:

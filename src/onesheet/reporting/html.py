@@ -7,10 +7,10 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from onesheet.errors import ImageError, ReportError
+from onesheet.pages import render_page, write_whole
 from onesheet.reporting.markdown import markdown_reader
 from onesheet.reporting.parse import Report
 from onesheet.reporting.pictures import read_picture
@@ -25,7 +25,7 @@ _LEADS_SOMEWHERE: Final = re.compile(r"https?://|mailto:", re.IGNORECASE)
 _BOXES: Final = {"[ ] ": "☐ ", "[x] ": "☑ ", "[X] ": "☑ "}
 
 
-def write_page(report: Report, folder: Path, out: Path) -> None:
+def write_report(report: Report, folder: Path, out: Path) -> None:
     """Write the report as HTML: pictures are in it, scripts and addresses of others' files are not.
 
     A picture that cannot be shown is a line that says why; `check_report` finds it, too.
@@ -39,22 +39,9 @@ def write_page(report: Report, folder: Path, out: Path) -> None:
         ReportError: The pictures are too large together.
         OSError: The page cannot be written.
     """
-    environment = Environment(
-        loader=PackageLoader("onesheet.reporting", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["markdown"] = _Renderer(folder).render
-    page = environment.get_template("report.html.j2").render(report=report)
+    page = render_page(__package__, {"markdown": _Renderer(folder).render}, {"report": report})
     out.parent.mkdir(parents=True, exist_ok=True)
-    scratch = out.with_name(f".{out.name}.partial")
-    try:
-        scratch.write_text(page, encoding="utf-8")
-        scratch.replace(out)
-    finally:
-        scratch.unlink(missing_ok=True)
+    write_whole(out, page)
 
 
 class _Renderer:
