@@ -21,11 +21,12 @@ import webdataset
 from typer.testing import CliRunner
 
 from onesheet.cli import app
-from onesheet.data import shard_stream, shards
+from onesheet.data import shard_store, shard_stream
 from onesheet.data.manifest import MANIFEST_FILE, Manifest
 from onesheet.data.prepare import prepare
+from onesheet.data.shard_store import Shard, open_store
 from onesheet.data.shard_stream import ShardStream, Share, StreamSampler
-from onesheet.data.shards import INDEX_FILE, Shard, open_store, read_index, write_shards
+from onesheet.data.shards import INDEX_FILE, read_index, write_shards
 from onesheet.data.split import SPLITS
 from onesheet.errors import DataError
 from onesheet.image import PreprocessSpec
@@ -434,7 +435,7 @@ def test_a_bucket_has_the_same_shards(
     from onesheet.cloud.transfer import download
 
     sent: list[str] = []
-    upload = shards.upload
+    upload = shard_store.upload
 
     def failing(file: Path, address: str) -> None:
         sent.append(address.removeprefix(f"{BUCKET}/"))
@@ -442,7 +443,7 @@ def test_a_bucket_has_the_same_shards(
             raise ConnectionAbortedError
         upload(file, address)
 
-    monkeypatch.setattr(shards, "upload", failing)
+    monkeypatch.setattr(shard_store, "upload", failing)
     with pytest.raises(ConnectionAbortedError):
         write_shards(manifest, BUCKET, SHARD_BYTES)
     assert sent == [INDEX_FILE, "train/000000.tar", INDEX_FILE, "train/000001.tar", INDEX_FILE, "train/000002.tar"]
@@ -477,7 +478,7 @@ def test_a_bucket_is_streamed_in_pieces(
         return content
 
     monkeypatch.setattr(Blob, "download_as_bytes", counting)
-    monkeypatch.setattr(shards, "_CHUNK_BYTES", 4096)
+    monkeypatch.setattr(shard_store, "_CHUNK_BYTES", 4096)
 
     def batches(address: str) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         store, films = open_store(address), manifest.split("train")

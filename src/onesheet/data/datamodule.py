@@ -118,7 +118,8 @@ class PosterDataModule(L.LightningDataModule):
         self._train = limited(manifest.split("train"), config.limit)
         self._validation = limited(manifest.split("validation"), config.limit)
         if config.shards:
-            from onesheet.data.shards import open_store, read_index
+            from onesheet.data.shard_store import open_store
+            from onesheet.data.shards import read_index
 
             if config.limit:
                 raise ConfigError("data.limit: shards are streamed as a whole: say data.limit=0")

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, Sampler, get_worker_info
 from webdataset.tariterators import group_by_keys, tar_file_expander
 
-from onesheet.data.shards import Shard, ShardStore
+from onesheet.data.shard_store import Shard, ShardStore
 from onesheet.errors import DataError, ImageError, reason
 from onesheet.image import PreprocessSpec, load_picture
 
