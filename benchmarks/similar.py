@@ -27,7 +27,8 @@ import pyarrow.parquet as pq
 from onesheet.bundle import load_bundle
 from onesheet.predictor import Prediction, Predictor, usable_cores
 from onesheet.scoring.identity import METADATA_KEY, bundle_identity
-from onesheet.scoring.search import Catalogue, IndexStore
+from onesheet.scoring.index import IndexStore
+from onesheet.scoring.search import Catalogue
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection

@@ -26,7 +26,8 @@ from onesheet.bundle import load_bundle
 from onesheet.errors import DataError
 from onesheet.scoring import search
 from onesheet.scoring.identity import bundle_identity
-from onesheet.scoring.search import Catalogue, IndexStore, Similar
+from onesheet.scoring.index import IndexStore
+from onesheet.scoring.search import Catalogue, Similar
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -6,11 +6,8 @@ is made once and kept beside the catalogue. It is a cache: whatever is wrong wit
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
-import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,12 +19,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from onesheet.errors import DataError, reason
-from onesheet.predictor import usable_cores
 from onesheet.scoring.identity import FORMAT, METADATA_KEY
+from onesheet.scoring.index import EXPANSION, Advance, IndexStore, fingerprint
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-    from usearch.index import Index
 
 INDEX_FROM: Final = 200_000
 """Rows from which the index answers: to read so many takes about a second."""
@@ -36,14 +32,6 @@ _IDENTITY: Final = ("name", "version", "sha256")
 # More at a time takes twice as long: every batch would then be memory that the system has to find and clear first.
 _BATCH_ROWS: Final = 1024
 _BUFFER_BYTES: Final = 2**20
-
-# How many candidates a search keeps. usearch's own 64 are few: even with 256, of a million rows (benchmarks/similar.py)
-# every fourth neighbour was lost. So many still take no more than some 10 ms.
-_EXPANSION: Final = 2048
-_ONE_BY_ONE: Final = 10_000
-_INDEX_FORMAT: Final = 1
-
-Advance = Callable[[int, int | None], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +107,7 @@ class Catalogue:
                 path, buffer_size=_BUFFER_BYTES, pre_buffer=False, page_checksum_verification=True
             )
             schema = self._file.schema_arrow
-            self.fingerprint = _fingerprint(path, state, state.st_size - self._file.metadata.serialized_size)
+            self.fingerprint = fingerprint(path, state, state.st_size - self._file.metadata.serialized_size)
         self.rows: int = self._file.metadata.num_rows
         self.bundle = self._read_bundle((schema.metadata or {}).get(METADATA_KEY))
         self._check_columns(schema)
@@ -158,7 +146,7 @@ class Catalogue:
             DataError: The catalogue is damaged, or nothing in it has an embedding.
         """
         note = None
-        if not exact and self.rows > INDEX_FROM and count <= _EXPANSION:
+        if not exact and self.rows > INDEX_FROM and count <= EXPANSION:
             try:
                 found = self._search_index(embedding, count, on_progress)
                 return Similar(self._posters(*found), exact=False, bundle=self.bundle)
@@ -279,100 +267,6 @@ class Catalogue:
             yield
         except (pa.ArrowException, OSError, ValueError) as error:
             raise DataError(f"{self.path.name} is no Parquet file, or damaged: {reason(error)}") from error
-
-
-class IndexStore:
-    """The index of a catalogue: `*.usearch` beside it, and `*.usearch.json`, which says what both files were then.
-
-    usearch maps the file into memory and trusts it, so that a damaged one would end the process. What is not exactly
-    the file that was written is therefore never opened.
-
-    Args:
-        catalogue: Whose.
-    """
-
-    def __init__(self, catalogue: Catalogue) -> None:
-        self._catalogue = catalogue
-        self.file = catalogue.path.with_name(f"{catalogue.path.name}.usearch")
-        self._about = self.file.with_name(f"{self.file.name}.json")
-
-    def open(self, size: int) -> Index | None:
-        """The index as it is on the disk, mapped into memory; None if it has to be made (again).
-
-        Args:
-            size: D of the embeddings.
-
-        Raises:
-            ImportError: There is no usearch.
-        """
-        index = _new_index(size)
-        try:
-            about = json.loads(self._about.read_bytes())
-            if about != self._describe(self.file, size, about["rows"]):
-                return None
-            index.view(self.file)
-        except (OSError, ValueError, TypeError, KeyError, RecursionError, RuntimeError):
-            return None
-        return index
-
-    def build(self, size: int, on_progress: Advance | None = None) -> Index:
-        """Make the index; it appears under its name when it is whole.
-
-        Args:
-            size: D of the embeddings.
-            on_progress: Called with rows done and rows in all.
-
-        Raises:
-            ImportError: There is no usearch.
-            OSError: It cannot be written.
-            DataError: See `Catalogue.embeddings`.
-        """
-        index, total = _new_index(size), self._catalogue.rows
-        # Made first, as nobody wants to hear after minutes that the folder takes no files.
-        with tempfile.TemporaryDirectory(dir=self.file.parent, prefix=f".{self.file.name}-") as scratch:
-            for rows, embeddings in self._catalogue.embeddings(size):
-                # Those that are added at the same moment do not see each other. While there are few, some would have
-                # no neighbour at all, and never be found.
-                threads = 1 if len(index) < _ONE_BY_ONE else usable_cores()
-                index.add(rows.astype(np.uint64), embeddings, threads=threads)
-                if on_progress:
-                    on_progress(len(index), total)
-            made, about = Path(scratch, "index"), Path(scratch, "about")
-            try:
-                index.save(made)
-            except RuntimeError as error:  # usearch has no other
-                raise OSError(str(error)) from error
-            about.write_text(json.dumps(self._describe(made, size, len(index))), encoding="utf-8")
-            # Between these two lines the description is of another file, and nobody opens the index.
-            made.replace(self.file)
-            about.replace(self._about)
-        if on_progress:
-            on_progress(total, total)
-        return index
-
-    def _describe(self, file: Path, size: int, rows: int) -> dict[str, Any]:
-        """Both files; of the index all but the embeddings, which come first in it and cannot lead a search astray."""
-        embeddings = rows * size * np.dtype(np.float16).itemsize
-        return {
-            "format": _INDEX_FORMAT,
-            "rows": rows,
-            "catalogue": self._catalogue.fingerprint,
-            "index": _fingerprint(file, file.stat(), embeddings),
-        }
-
-
-def _new_index(size: int) -> Index:
-    from usearch.index import Index
-
-    return Index(ndim=size, metric="cos", dtype="f16", expansion_search=_EXPANSION)
-
-
-def _fingerprint(path: Path, state: os.stat_result, start: int) -> dict[str, Any]:
-    """Size, time of the last change, and the sha256 of all from byte `start` on."""
-    with path.open("rb") as file:
-        file.seek(start)
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return {"bytes": state.st_size, "changed": state.st_mtime_ns, "sha256": digest}
 
 
 def _distances(embeddings: NDArray[np.float16], other: NDArray[np.float32]) -> NDArray[np.float32]:
