@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import time
 from collections.abc import Callable, Iterator
+from time import monotonic
 from typing import TYPE_CHECKING, Any, Final
 
 import typer
@@ -68,7 +68,7 @@ def progress(description: str) -> Iterator[Callable[[int, int | None], None]]:
     console = Console(stderr=True)
     rate = TextColumn("{task.fields[rate]}")
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), rate, TimeRemainingColumn())
-    told = time.monotonic()
+    told = monotonic()
     with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
         task = bar.add_task(description, total=None, rate="")
 
@@ -79,8 +79,8 @@ def progress(description: str) -> Iterator[Callable[[int, int | None], None]]:
             bar.update(task, completed=done, total=total, rate=f"{speed:,.0f}/s" if speed else "")
             if done == total:
                 bar.stop()
-            if not console.is_terminal and time.monotonic() > told + _LINE_SECONDS:
-                told = time.monotonic()
+            if not console.is_terminal and monotonic() > told + _LINE_SECONDS:
+                told = monotonic()
                 complain(f"{description}: {done:,} of {'?' if total is None else f'{total:,}'}")
 
         yield advance

@@ -24,5 +24,5 @@ def read_table(source: Path | bytes, columns: Sequence[str] | None = None) -> pa
         OSError: It cannot be read.
     """
     place = pa.BufferReader(source) if isinstance(source, bytes) else source
-    with pq.ParquetFile(place, pre_buffer=False) as file:
+    with pq.ParquetFile(place, pre_buffer=False, page_checksum_verification=True) as file:
         return file.read(columns, use_threads=False)

@@ -31,11 +31,12 @@ from typer.testing import CliRunner
 from onesheet.cli import app
 from onesheet.cloud.transfer import upload
 from onesheet.errors import ConfigError, DataError, InvalidRequestError, OnesheetError, TransferError
-from onesheet.image import image_statistics
+from onesheet.image import DEFAULT_LIMITS, image_statistics
 from onesheet.locks import lock
 from onesheet.scoring import addresses, archives, bucket
 from onesheet.scoring.parts import PART_ROWS
 from onesheet.scoring.scorer import Scorer
+from onesheet.scoring.sources import find_source
 from onesheet.serving.fetch import ImageFetcher
 
 if TYPE_CHECKING:
@@ -85,6 +86,7 @@ def _new_connections() -> None:
     """Each test has servers of its own."""
     addresses._fetcher.cache_clear()
     bucket._bucket.cache_clear()
+    archives._zip.cache_clear()
 
 
 @pytest.fixture
@@ -145,7 +147,7 @@ def test_the_command_says_how_many_and_what_was_wrong(folder, tiny_bundle, tmp_p
     assert (
         "4 could not be answered: 1 corrupt_image, 1 empty_image, 1 not_poster_shaped, 1 unsupported" in result.stdout
     )
-    assert "left out because their names are no pictures': 2" in result.stdout
+    assert "left out, as their names are not those of pictures: 2" in result.stdout
     assert not (tmp_path / "out.parquet.parts").exists()
 
 
@@ -293,6 +295,21 @@ def test_what_comes_before_damage_in_a_tar_is_answered(suffix, folder, tmp_path,
     assert len(rows) > 3
 
 
+def test_a_packed_tar_may_end_in_the_middle_of_a_poster(tmp_path, score):
+    """Noise, which cannot be packed: the end comes while a poster is read, and not its header."""
+    noise = np.random.default_rng(0)
+    with tarfile.open(tmp_path / "whole.tgz", "w:gz") as archive:
+        for name in ("first.jpg", "second.jpg"):
+            add(archive, name, noise.bytes(200_000))
+    (tmp_path / "cut.tgz").write_bytes((tmp_path / "whole.tgz").read_bytes()[:300_000])
+    rows = score(tmp_path / "cut.tgz").to_pylist()
+    assert [(row["poster"], row["error"]) for row in rows] == [
+        ("first.jpg", "not_an_image"),
+        ("second.jpg", "corrupt_image"),
+        ("", "corrupt_image"),
+    ]
+
+
 def test_a_tar_cut_between_two_members_is_not_taken_for_whole(tmp_path, score, make_poster):
     with tarfile.open(tmp_path / "cut.tar", "w") as archive:
         add(archive, "red.jpg", make_poster("red"))
@@ -317,15 +334,20 @@ def test_members_of_a_zip_that_are_too_large_encrypted_or_packed_oddly(tmp_path,
         archive.writestr("bomb.jpg", bytes(50 * 2**20))
         archive.writestr("good.jpg", make_poster("red"))
         archive.writestr("odd.jpg", make_poster("red"), zipfile.ZIP_LZMA)
+        archive.writestr("patch.jpg", make_poster("red"))
         archive.writestr("secret.jpg", make_poster("red"))
     content = bytearray(path.read_bytes())
-    listed = content.rindex(b"PK\x01\x02")
-    assert content[listed + 46 :].startswith(b"secret.jpg")
-    content[listed + 8] |= 1
+    for name, flag in ((b"patch.jpg", 0x20), (b"secret.jpg", 1)):
+        listed = content.rindex(name) - 46
+        assert content[listed:].startswith(b"PK\x01\x02")
+        content[listed + 8] |= flag
     path.write_bytes(content)
     table = score(path)
-    assert table["error"].to_pylist() == ["image_too_large", None, "unreadable_file", "unreadable_file"]
-    assert table["message"].to_pylist()[2:] == ["is packed in a way that is not read; use deflate", "is encrypted"]
+    assert table["error"].to_pylist() == [
+        *("image_too_large", None, "unreadable_file", "corrupt_image", "unreadable_file")
+    ]
+    assert table["message"].to_pylist()[2] == "is packed in a way that is not read; use deflate"
+    assert table["message"].to_pylist()[4] == "is encrypted"
 
 
 def test_a_list_of_members_that_wants_all_memory_is_refused(tmp_path, score, monkeypatch):
@@ -480,6 +502,56 @@ def break_off(monkeypatch: pytest.MonkeyPatch, source: object, out: Path, bundle
             run(source, "--out", out, "--bundle", bundle)
 
 
+@pytest.mark.parametrize("make", [as_zip, as_tar])
+def test_an_archive_that_is_gone_stops_the_work(make, folder, tiny_bundle, tmp_path, monkeypatch):
+    archive, out = make(folder, tmp_path), tmp_path / "out.parquet"
+    opened = type(find_source(str(archive), DEFAULT_LIMITS, 1)).open
+
+    def open_and_remove(self: object, *arguments: object) -> None:
+        opened(self, *arguments)
+        archive.unlink()
+
+    monkeypatch.setattr(type(find_source(str(archive), DEFAULT_LIMITS, 1)), "open", open_and_remove)
+    with pytest.raises(DataError, match=r"catalogue\.(zip|tar) cannot be read: No such file"):
+        run(archive, "--out", out, "--bundle", tiny_bundle)
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "error", "reason"),
+    [
+        ("job.json", b"{", ConfigError, "the beginning of other work"),
+        ("listing.sqlite", b"SQLite format 3\0 and no more", DataError, "list of names cannot be kept, or is damaged"),
+    ],
+)
+def test_what_is_damaged_in_the_folder_of_parts(
+    name, content, error, reason, folder, tiny_bundle, tmp_path, monkeypatch
+):
+    out = tmp_path / "out.parquet"
+    break_off(monkeypatch, folder, out, tiny_bundle)
+    (tmp_path / "out.parquet.parts" / name).write_bytes(content)
+    with pytest.raises(error, match=reason):
+        run(folder, "--out", out, "--bundle", tiny_bundle)
+
+
+def test_a_part_that_rots_is_noticed_before_it_is_in_the_file(many, tiny_bundle, tmp_path):
+    out, whole = tmp_path / "out.parquet", tmp_path / "whole.parquet"
+    run(many, "--out", whole, "--bundle", tiny_bundle)
+    process = started(many, out, tiny_bundle)
+    while len(parts(out)) < 3:
+        time.sleep(0.002)
+    process.kill()
+    process.communicate()
+    rotten = tmp_path / "out.parquet.parts/00000001.parquet"
+    content = bytearray(rotten.read_bytes())
+    content[200] ^= 255
+    rotten.write_bytes(content)
+    with pytest.raises(DataError, match="was damaged and is removed: run it again"):
+        run(many, "--out", out, "--bundle", tiny_bundle)
+    assert run(many, "--out", out, "--bundle", tiny_bundle)["rows_before"] == PART_ROWS
+    assert out.read_bytes() == whole.read_bytes()
+
+
 def test_other_work_is_not_mixed_in(folder, tiny_bundle, tmp_path, monkeypatch):
     out = tmp_path / "out.parquet"
     break_off(monkeypatch, folder, out, tiny_bundle)
@@ -490,10 +562,18 @@ def test_other_work_is_not_mixed_in(folder, tiny_bundle, tmp_path, monkeypatch):
     run(folder, "--out", out, "--bundle", tiny_bundle)
 
 
-def test_a_finished_catalogue_is_left_alone(folder, tiny_bundle, tmp_path):
+def test_a_finished_catalogue_is_left_alone(folder, tiny_bundle, tmp_path, monkeypatch):
     out = tmp_path / "out.parquet"
     run(folder, "--out", out, "--bundle", tiny_bundle)
-    before = out.stat()
+    before = out.stat().st_mtime_ns, out.read_bytes()
+
+    @contextmanager
+    def cluster(*_: object, **__: object) -> Iterator[None]:
+        pytest.fail("a cluster was made for no work")
+        yield
+
+    monkeypatch.setattr("onesheet.scoring.ray_engine.ray_engine", cluster)
+    assert run(folder, "--out", out, "--bundle", tiny_bundle, "--engine", "ray")["finished"] == "before"
     (tmp_path / "out.parquet.parts").mkdir()  # who made it was killed before this was gone
     assert run(folder, "--out", out, "--bundle", tiny_bundle) == {"file": str(out), "finished": "before"}
     assert not (tmp_path / "out.parquet.parts").exists()
@@ -502,7 +582,7 @@ def test_a_finished_catalogue_is_left_alone(folder, tiny_bundle, tmp_path):
     (tmp_path / "mine.parquet").write_text("precious")
     with pytest.raises(ConfigError, match="is something else: remove it"):
         run(folder, "--out", tmp_path / "mine.parquet", "--bundle", tiny_bundle)
-    assert out.stat() == before
+    assert (out.stat().st_mtime_ns, out.read_bytes()) == before
     assert (tmp_path / "mine.parquet").read_text() == "precious"
 
 

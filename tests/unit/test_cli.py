@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from PIL import Image
 
-from onesheet import cli
+from onesheet import cli, console
 from onesheet import predictor as predictor_module
 from onesheet.bundle import load_bundle
 
@@ -575,3 +575,18 @@ def test_the_starter_is_used_when_no_bundle_is_named(onesheet: Callable[..., Any
 
     assert line["model"]["name"] == load_bundle().metadata.name
     assert len(line["topk"]) == 5
+
+
+def test_long_work_without_a_terminal_says_a_line_a_minute(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clock = iter([0.0, 10.0, 61.0, 61.0, 70.0, 130.0, 130.0])
+    monkeypatch.setattr(console, "monotonic", lambda: next(clock))
+    with console.progress("Scoring") as advance:
+        advance(512, None)
+        advance(1024, None)
+        advance(1536, 20_000)
+        advance(20_000, 20_000)
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.splitlines() == ["onesheet: Scoring: 1,024 of ?", "onesheet: Scoring: 20,000 of 20,000"]

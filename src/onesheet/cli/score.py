@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -73,35 +73,28 @@ def score(
     settings = read_settings(bundle=bundle, precision=precision)
     limits = ImageLimits(max_bytes=settings.max_upload_bytes, max_pixels=settings.max_pixels)
     posters = find_source(source, limits, seconds)
-    make_scorer = partial(
-        Scorer, load_bundle(settings.bundle), limits=limits, precision=settings.precision, embeddings=embeddings
-    )
-    options = {"max_bytes": limits.max_bytes, "max_pixels": limits.max_pixels, "seconds": seconds}
+    model = load_bundle(settings.bundle)
+    make_scorer = partial(Scorer, model, limits, settings.precision, embeddings=embeddings)
     start = time.monotonic()
     scorer = make_scorer()
-    with ExitStack() as stack:
-        if engine == "local":
-            threads = settings.threads or threads_for(remote=posters.is_remote)
-            run: Engine = partial(scorer.score, threads=threads)
-        else:
-            with extra("ray"):
-                from onesheet.scoring.ray_engine import ray_engine
-
-            run = stack.enter_context(ray_engine(make_scorer, posters, workers=workers, address=address))
-        on_row = stack.enter_context(progress("Scoring"))
-        scored = score_catalogue(posters, out, scorer.schema, run, options, on_row)
-    if scored is None:
-        typer.echo(
-            json.dumps({"file": str(out), "finished": "before"})
-            if as_json
-            else printable(f"{out} was finished before; remove it to score again")
-        )
+    work: AbstractContextManager[Engine]
+    if engine == "local":
+        threads = settings.threads or threads_for(remote=posters.is_remote)
+        work = nullcontext(partial(scorer.score, threads=threads))
     else:
-        taken = time.monotonic() - start
-        typer.echo(json.dumps(_to_dict(out, scored, taken)) if as_json else printable(_sentence(out, scored, taken)))
+        with extra("ray"):
+            from onesheet.scoring.ray_engine import ray_engine
+        work = ray_engine(make_scorer, posters, workers=workers, address=address)
+    options = {"max_bytes": limits.max_bytes, "max_pixels": limits.max_pixels, "seconds": seconds}
+    with progress("Scoring") as on_row:
+        scored = score_catalogue(posters, out, scorer.schema, work, options, on_row)
+    taken = time.monotonic() - start
+    typer.echo(json.dumps(_to_dict(out, scored, taken)) if as_json else printable(_sentence(out, scored, taken)))
 
 
-def _to_dict(out: Path, scored: Scored, seconds: float) -> dict[str, Any]:
+def _to_dict(out: Path, scored: Scored | None, seconds: float) -> dict[str, Any]:
+    if scored is None:
+        return {"file": str(out), "finished": "before"}
     return {
         "file": str(out),
         "rows": scored.rows,
@@ -112,12 +105,14 @@ def _to_dict(out: Path, scored: Scored, seconds: float) -> dict[str, Any]:
     }
 
 
-def _sentence(out: Path, scored: Scored, seconds: float) -> str:
+def _sentence(out: Path, scored: Scored | None, seconds: float) -> str:
+    if scored is None:
+        return f"{out} was finished before; remove it to score again"
     now = scored.rows - scored.before
     parts = [f"{out}: {scored.rows:,} posters, {now:,} of them in {seconds:.1f} s ({now / seconds:,.0f}/s)"]
     if scored.errors:
         kinds = ", ".join(f"{count:,} {code}" for code, count in scored.errors.items())
         parts.append(f"{sum(scored.errors.values()):,} could not be answered: {kinds}")
     if scored.left_out:
-        parts.append(f"left out because their names are no pictures': {scored.left_out:,}")
+        parts.append(f"left out, as their names are not those of pictures: {scored.left_out:,}")
     return "; ".join(parts)

@@ -11,21 +11,33 @@ import tarfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from functools import cache, partial
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
-from onesheet.errors import CorruptImageError, DataError, ImageTooLargeError, NotAFileError, UnreadableFileError
+from onesheet.errors import (
+    CorruptImageError,
+    DataError,
+    ImageTooLargeError,
+    NotAFileError,
+    UnreadableFileError,
+    reason,
+)
 from onesheet.image import ImageLimits
 from onesheet.scoring.rows import Row, fail, file_identity, looks_like_a_picture, shown
 
 _HEADER_BYTES: Final = 2**20
 _DIRECTORY_BYTES: Final = 32 * 2**20
 """Of a zip's list of members, which has to be in memory as a whole, at about ten times its size."""
-_BLOCK: Final = tarfile.BLOCKSIZE
 
-_DAMAGED: Final = (tarfile.TarError, zipfile.BadZipFile, OSError, EOFError, ValueError, RecursionError, zlib.error)
+_DAMAGED: Final = (
+    *(tarfile.TarError, zipfile.BadZipFile, zlib.error, OSError, EOFError),
+    *(ValueError, RecursionError, NotImplementedError),
+)
+_LOST: Final = Row(
+    "", partial(fail, CorruptImageError("the archive is damaged here; what may have come after this is lost"))
+)
 
 
 class _Bounded:
@@ -75,16 +87,16 @@ class ZipSource:
         file = stack.enter_context(self._path.open("rb"))
         try:
             archive = zipfile.ZipFile(_Bounded(file, _DIRECTORY_BYTES))
-        except (*_DAMAGED, NotImplementedError) as error:
+        except _DAMAGED as error:
             raise DataError(f"{self._path.name} is no zip archive that can be read: {error}") from error
-        self._members = [member for member in archive.infolist() if not member.is_dir()]
-        self.total = sum(looks_like_a_picture(member.filename) for member in self._members)
-        self.left_out = len(self._members) - self.total
+        files = [member for member in archive.infolist() if not member.is_dir()]
+        self._pictures = [member for member in files if looks_like_a_picture(member.filename)]
+        self.total = len(self._pictures)
+        self.left_out = len(files) - self.total
 
     def rows(self, start: int) -> Iterator[Row]:
         """See `Source`."""
-        pictures = [member for member in self._members if looks_like_a_picture(member.filename)]
-        for member in pictures[start:]:
+        for member in self._pictures[start:]:
             yield Row(shown(member.filename), partial(_read_member, self._path, member, self._limits.max_bytes))
 
 
@@ -95,9 +107,11 @@ def _read_member(path: Path, member: zipfile.ZipInfo, max_bytes: int) -> bytes:
     if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         raise UnreadableFileError("is packed in a way that is not read; use deflate")
     if member.file_size > max_bytes:
-        raise ImageTooLargeError(f"the file is larger than {max_bytes / 2**20:.3g} MiB")
+        raise _too_large(max_bytes)
+    with _there(path):
+        archive = _zip(path)
     try:
-        return _zip(path).read(member)
+        return archive.read(member)
     except _DAMAGED as error:
         raise CorruptImageError("the archive is damaged here") from error
 
@@ -146,46 +160,57 @@ class TarSource:
 
     def rows(self, start: int) -> Iterator[Row]:
         """See `Source`."""
-        for name, read in self._pictures():
+        for member in self._pictures():
             self._seen += 1
             if self._seen > start:
-                yield Row(shown(name), read())
+                yield Row(shown(member.name), self._reader(member)) if member else _LOST
         self._ended = True
 
-    def _pictures(self) -> Iterator[tuple[str, Callable[[], Callable[[], bytes]]]]:
-        """Name, and what makes the row's `read`; that has to be called before the next one is asked for."""
+    def _pictures(self) -> Iterator[tarfile.TarInfo | None]:
+        """Each picture, to be read before the next one is asked for; None where nothing more can be read."""
         try:
             while member := self._archive.next():
                 self._archive.members.clear()  # type: ignore[attr-defined]  # it would remember all of them
-                if member.isdir():
-                    continue
-                if looks_like_a_picture(member.name):
-                    yield member.name, partial(self._reader, member)
-                else:
+                if looks_like_a_picture(member.name) and not member.isdir():
+                    yield member
+                elif not member.isdir():
                     self.left_out += 1
-            if self._stream.last != bytes(_BLOCK):
+            if self._stream.last != bytes(tarfile.BLOCKSIZE):
                 raise tarfile.ReadError("there is no end of archive")
         except _DAMAGED:
-            error = CorruptImageError("the archive is damaged here; what may have come after this is lost")
-            yield "", lambda: partial(fail, error)
+            yield None
 
     def _reader(self, member: tarfile.TarInfo) -> Callable[[], bytes]:
         if not member.isreg() or member.issparse():
             return partial(fail, NotAFileError("is a link or another special file"))
         if member.size > self._limits.max_bytes:
-            return partial(
-                fail, ImageTooLargeError(f"the file is larger than {self._limits.max_bytes / 2**20:.3g} MiB")
-            )
+            return partial(fail, _too_large(self._limits.max_bytes))
         if self.is_shareable:
             return partial(_read_slice, self._path, member.offset_data, member.size)
-        self._stream.seek(member.offset_data)
-        return partial(bytes, self._stream.read(member.size))
+        try:
+            self._stream.seek(member.offset_data)
+            return partial(bytes, self._stream.read(member.size))
+        except _DAMAGED:
+            return partial(fail, CorruptImageError("the archive is damaged here"))
 
 
 def _read_slice(path: Path, start: int, size: int) -> bytes:
-    with path.open("rb") as file:
+    with _there(path), path.open("rb") as file:
         file.seek(start)
         content = file.read(size)
     if len(content) < size:
         raise CorruptImageError("the archive ends in the middle of it")
     return content
+
+
+@contextmanager
+def _there(archive: Path) -> Iterator[None]:
+    """An archive that cannot be read at all any more is no matter of one row."""
+    try:
+        yield
+    except OSError as error:
+        raise DataError(f"{archive.name} cannot be read: {reason(error)}") from error
+
+
+def _too_large(max_bytes: int) -> ImageTooLargeError:
+    return ImageTooLargeError(f"the file is larger than {max_bytes / 2**20:.3g} MiB")

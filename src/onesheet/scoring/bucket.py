@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import ExitStack, closing
+from collections.abc import Callable, Iterator
 from functools import cache, partial
-from pathlib import Path
 from typing import Any, Final
 
 from onesheet.cloud.transfer.bucket import Bucket, Place, connect, explained, open_bucket
 from onesheet.errors import ImageNotFoundError
 from onesheet.image import ImageLimits
-from onesheet.scoring.listing import Listing
-from onesheet.scoring.rows import Row, shown
+from onesheet.scoring.listing import ListedSource
 
 _ROLE: Final = "roles/storage.objectViewer"
 
 
-class BucketSource:
+class BucketSource(ListedSource):
     """All objects below an address that are pictures by their names.
 
     Args:
@@ -29,31 +26,14 @@ class BucketSource:
     """
 
     is_remote = True
-    is_shareable = True
 
     def __init__(self, address: str, limits: ImageLimits) -> None:
         self._place, self._limits = Place.parse(address), limits
         self.identity: dict[str, Any] = {"kind": "bucket", "place": str(self._place)}
 
-    @property
-    def total(self) -> int:
-        """See `Source`."""
-        return self._listing.total
-
-    @property
-    def left_out(self) -> int:
-        """See `Source`."""
-        return self._listing.left_out
-
-    def open(self, work: Path, stack: ExitStack) -> None:
-        """See `Source`."""
-        self._listing = stack.enter_context(closing(Listing(work, self._names)))
-
-    def rows(self, start: int) -> Iterator[Row]:
-        """See `Source`."""
-        for name in self._listing.names(start):
-            address = f"gs://{self._place.bucket}/{self._place.below}{name}"
-            yield Row(shown(name), partial(read_object, address, self._limits.max_bytes))
+    def _reader(self, name: str) -> Callable[[], bytes]:
+        address = f"gs://{self._place.bucket}/{self._place.below}{name}"
+        return partial(read_object, address, self._limits.max_bytes)
 
     def _names(self) -> Iterator[str]:
         below = self._place.below

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,7 +41,12 @@ class Scored:
 
 
 def score_catalogue(
-    source: Source, out: Path, schema: pa.Schema, engine: Engine, options: Mapping[str, Any], on_row: OnRow
+    source: Source,
+    out: Path,
+    schema: pa.Schema,
+    engine: AbstractContextManager[Engine],
+    options: Mapping[str, Any],
+    on_row: OnRow,
 ) -> Scored | None:
     """Score everything that a source has, and go on where an earlier run of the same work was ended.
 
@@ -49,7 +54,7 @@ def score_catalogue(
         source: The posters.
         out: Parquet file.
         schema: Of its rows.
-        engine: Does the work.
+        engine: Does the work; entered only if there is some.
         options: What else decides what the rows say, as JSON; a run with others is other work.
         on_row: Called with (done, total) now and then.
 
@@ -69,9 +74,10 @@ def score_catalogue(
         return None
     with beginning.held(job) as parts, ExitStack() as stack:
         source.open(parts.folder, stack)
+        run = stack.enter_context(engine)
         before = parts.rows
         on_row(before, source.total)
-        for rows in parts.extend(engine(source.rows(before))):
+        for rows in parts.extend(run(source.rows(before))):
             on_row(rows, source.total)
         found = parts.merge()
         return Scored(found.total(), before, {code: found[code] for code in sorted(found) if code}, source.left_out)

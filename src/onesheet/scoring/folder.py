@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import ExitStack, closing
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from onesheet.errors import DataError, reason
 from onesheet.image import ImageLimits, read_bytes
-from onesheet.scoring.listing import Listing
-from onesheet.scoring.rows import Row, shown
+from onesheet.scoring.listing import ListedSource
+from onesheet.scoring.rows import shown
 
 
-class FolderSource:
+class FolderSource(ListedSource):
     """All files below a folder that are pictures by their names; links to files count, linked folders do not.
 
     Args:
@@ -24,32 +23,15 @@ class FolderSource:
     """
 
     is_remote = False
-    is_shareable = True
 
     def __init__(self, folder: Path, limits: ImageLimits) -> None:
         self.identity: dict[str, Any] = {"kind": "folder", "place": shown(str(folder.resolve()))}
         self._folder, self._limits = folder.resolve(), limits
 
-    @property
-    def total(self) -> int:
-        """See `Source`."""
-        return self._listing.total
+    def _reader(self, name: str) -> Callable[[], bytes]:
+        return partial(read_bytes, self._folder / name, self._limits)
 
-    @property
-    def left_out(self) -> int:
-        """See `Source`."""
-        return self._listing.left_out
-
-    def open(self, work: Path, stack: ExitStack) -> None:
-        """See `Source`."""
-        self._listing = stack.enter_context(closing(Listing(work, self._walk)))
-
-    def rows(self, start: int) -> Iterator[Row]:
-        """See `Source`."""
-        for name in self._listing.names(start):
-            yield Row(shown(name), partial(read_bytes, self._folder / name, self._limits))
-
-    def _walk(self) -> Iterator[str]:
+    def _names(self) -> Iterator[str]:
         waiting = [""]
         while waiting:
             below = waiting.pop()

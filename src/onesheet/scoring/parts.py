@@ -11,7 +11,7 @@ import os
 import shutil
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -61,17 +61,17 @@ class Parts:
             ConfigError: Another process holds it, or it belongs to another job.
             DataError: It cannot be written.
         """
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            with (self.folder / _LOCK).open("w") as file:
-                lock(file)
+        with ExitStack() as stack:
+            with self._writing():
+                self.folder.mkdir(parents=True, exist_ok=True)
+                file = stack.enter_context((self.folder / _LOCK).open("w"))
+                try:
+                    lock(file)
+                except BlockingIOError as error:
+                    raise ConfigError(f"another onesheet score is writing {self._out}") from error
                 self._check_job(job)
-                self._count_parts()
-                yield self
-        except BlockingIOError as error:
-            raise ConfigError(f"another onesheet score is writing {self._out}") from error
-        except OSError as error:
-            raise DataError(f"{self._out} cannot be written: {reason(error)}; what is done is kept") from error
+            self._count_parts()
+            yield self
 
     def extend(self, tables: Iterable[pa.Table]) -> Iterator[int]:
         """Write rows as they come; tells how many there are, with those that wait for their part to be full."""
@@ -93,16 +93,20 @@ class Parts:
 
         Returns:
             How many rows have which error; those that have none count under the empty name.
+
+        Raises:
+            DataError: A part is damaged, or the file cannot be written.
         """
         found: Counter[str] = Counter()
         incoming = self.folder / _INCOMING
-        with pq.ParquetWriter(incoming, self._schema, **self._options) as writer:
-            for first in range(0, self._count, _GROUP_PARTS):
-                numbers = range(first, min(first + _GROUP_PARTS, self._count))
-                table = pa.concat_tables([read_table(self._path(number)) for number in numbers])
-                found.update(error or "" for error in table["error"].to_pylist())
-                writer.write_table(table, row_group_size=table.num_rows)
-        _keep(incoming, self._out)
+        with self._writing():
+            with pq.ParquetWriter(incoming, self._schema, **self._options) as writer:
+                for first in range(0, self._count, _GROUP_PARTS):
+                    numbers = range(first, min(first + _GROUP_PARTS, self._count))
+                    table = pa.concat_tables([self._read(number) for number in numbers])
+                    found.update(error or "" for error in table["error"].to_pylist())
+                    writer.write_table(table, row_group_size=table.num_rows)
+            _keep(incoming, self._out)
         self.remove()
         return found
 
@@ -116,7 +120,7 @@ class Parts:
             incoming = self.folder / _INCOMING
             incoming.write_text(json.dumps(job), encoding="utf-8")
             _keep(incoming, record)
-        elif json.loads(record.read_text(encoding="utf-8")) != job:
+        elif _json(record) != job:
             raise ConfigError(
                 f"{self.folder} holds the beginning of other work: another bundle, source or option. "
                 "Go on with those, or remove the folder"
@@ -133,10 +137,26 @@ class Parts:
 
     def _write(self, table: pa.Table) -> None:
         incoming = self.folder / _INCOMING
-        pq.write_table(table, incoming, **self._options)
-        _keep(incoming, self._path(self._count))
+        with self._writing():
+            pq.write_table(table, incoming, **self._options)
+            _keep(incoming, self._path(self._count))
         self._count += 1
         self.rows += table.num_rows
+
+    def _read(self, number: int) -> pa.Table:
+        path = self._path(number)
+        try:
+            return read_table(path)
+        except (OSError, pa.ArrowException) as error:
+            path.unlink(missing_ok=True)
+            raise DataError(f"{path} was damaged and is removed: run it again to go on from there") from error
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise DataError(f"{self._out} cannot be written: {reason(error)}; what is done is kept") from error
 
     def _path(self, number: int) -> Path:
         return self.folder / f"{number:08d}.parquet"
@@ -167,6 +187,14 @@ def _leaves(name: str, kind: pa.DataType) -> Iterator[tuple[str, pa.DataType]]:
         yield from _leaves(f"{name}.list.element", kind.value_type)
     else:
         yield name, kind
+
+
+def _json(path: Path) -> Any:
+    """None where it is none."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        return None
 
 
 def _rows(part: Path) -> int | None:
