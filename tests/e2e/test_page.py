@@ -397,11 +397,13 @@ def test_an_api_that_goes_and_comes_back(visit, start_site, free_port, tmp_path)
     page.get_by_text("2 posters answered").wait_for()
 
 
+@pytest.mark.timeout(600)
 def test_twenty_visitors_at_once(site, browser):
+    """That they are all served; how fast, a machine that is busy with other tests cannot say."""
     before, context = site.answers(), browser.new_context()
     pages = [context.new_page() for _ in range(20)]
     for page in pages:
-        page.set_default_timeout(60_000)
+        page.set_default_timeout(240_000)
         page.goto(site.page)
     for number, page in enumerate(pages):
         page.locator("input[type=file]").set_input_files(
