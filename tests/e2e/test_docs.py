@@ -1,10 +1,11 @@
-"""The documentation as its reader meets it: the lessons run as they stand, and the site needs nothing but itself."""
+"""The documentation as its reader meets it: its commands run as they stand, and the site needs nothing but itself."""
 
 from __future__ import annotations
 
 import json
 import os
 import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -16,17 +17,27 @@ from typing import Any
 from urllib.parse import urlparse
 
 import pytest
+from google.cloud import storage
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 
-# Each lesson, and how many of its blocks cannot run here; each of those says why.
+# How many blocks of a page cannot run here; each of those says why. A lesson needs nothing but what it makes itself.
 LESSONS = {
     "index.md": 1,
     "tutorials/first-prediction.md": 1,
     "tutorials/train-your-own.md": 1,
     "tutorials/put-it-online.md": 3,
     "tutorials/watch-it.md": 2,
+}
+# A guide is for somebody who has posters already, and a list and a bucket of them.
+GUIDES = {
+    "reference/bundle.md": 0,
+    "reference/python.md": 0,
+    "report.md": 0,
+    "scoring.md": 2,
+    "shards.md": 2,
+    "similar.md": 1,
 }
 # Where the lessons' services listen, and the setting that says so.
 PORTS = {"8000": "ONESHEET_PORT", "8501": "ONESHEET_UI_PORT", "8002": "ONESHEET_DRIFT_PORT"}
@@ -38,7 +49,10 @@ _BLOCK = re.compile(
     re.MULTILINE | re.DOTALL,
 )
 
-# The terminals of a lesson: what stays up does so until something else takes its place, or the lesson ends.
+# What `uv` would install for a command is in the environment of the tests.
+_UV_RUN = re.compile(r"\buv run (?:--(?:extra|group) \S+ |--all-extras )*")
+
+# The terminals of a page: what stays up does so until something else takes its place, or the page ends.
 _PRELUDE = r"""
 set -emo pipefail
 declare -A owners
@@ -91,23 +105,51 @@ def blocks(page: str) -> list[Block]:
     ]
 
 
-@pytest.mark.parametrize("page", LESSONS)
-def test_what_a_lesson_leaves_out_it_says(page):
+@pytest.mark.parametrize(("page", "left_out"), [*LESSONS.items(), *GUIDES.items()])
+def test_what_a_page_leaves_out_it_says(page, left_out):
     text = (DOCS / page).read_text(encoding="utf-8")
     found = blocks(page)
 
     assert len(found) == len(re.findall(r"^```(?:bash|python)\b", text, re.MULTILINE))
-    assert sum(block.not_run is not None for block in found) == LESSONS[page]
-    assert text.count("<!-- not run: ") == LESSONS[page]
+    assert sum(block.not_run is not None for block in found) == left_out
+    assert text.count("<!-- not run: ") == left_out
     assert text.count("<!-- stays up: ") == sum(bool(block.stays_up) for block in found)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("page", LESSONS)
-def test_a_lesson_works_from_start_to_end(page, tmp_path):
-    home, notes = tmp_path / "home", tmp_path / "notes"
-    home.mkdir()
+def test_a_lesson_works_from_start_to_end(page, home):
+    _run(page, home)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("page", GUIDES)
+def test_the_commands_of_a_guide_work(page, home, made_up_posters, emulator):
+    shutil.copytree(made_up_posters, home / "data" / "raw")
+    shutil.copytree(ROOT / "reports", home / "reports")
+    pictures = sorted((home / "data" / "raw" / "Images").iterdir())
+    shutil.copy(pictures[0], home / "poster.jpg")
+    (home / "films.csv").write_text("".join(f"{path}\n" for path in ["path", *pictures]))
+    bucket = storage.Client(project="films").create_bucket("my-bucket")
+    for path in pictures[:20]:
+        bucket.blob(f"posters/{path.name}").upload_from_filename(path)
+
+    _run(page, home)
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    """An empty folder to work in."""
+    folder = tmp_path / "home"
+    folder.mkdir()
+    return folder
+
+
+def _run(page: str, home: Path) -> None:
+    """Every block of the page that can run, in order, in one shell, and each with the output that is shown."""
+    notes = home.with_name("notes")
     notes.mkdir()
     ports = _free_ports()
     found = [block for block in blocks(page) if block.not_run is None]
@@ -140,20 +182,21 @@ def _free_ports() -> dict[str, str]:
 
 
 def _step(block: Block, notes: Path) -> str:
-    """A block as lines of the one script that a lesson becomes."""
+    """A block as lines of the one script that a page becomes."""
     lines = [f"exec > {notes}.out 2> {notes}.err"]
     if block.language == "python":
         file = notes.with_suffix(".py")
         file.write_text(block.text)
         return "\n".join([*lines, f"cp {file} {block.title}" if block.title else f"python {file}"])
+    text = _UV_RUN.sub("", block.text)
     if not block.stays_up:
-        return "\n".join([*lines, block.text])
+        return "\n".join([*lines, text])
     ports = [urlparse(address).port for address in block.stays_up]
     return "\n".join(
         [
             *lines,
             *(f'end "${{owners[{port}]:-}}"' for port in ports),
-            f"({block.text.strip()}) &",
+            f"({text.strip()}) &",
             "started=$!",
             *(f"owners[{port}]=$started" for port in ports),
             *(f"await $started {address}" for address in block.stays_up),
