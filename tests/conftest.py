@@ -38,6 +38,14 @@ def _keep_priority() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="module")
+def uncounted_processes() -> Iterator[None]:
+    """Commands at their own pace: counting every line takes a third more time, and other tests count the same ones."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.delenv("COVERAGE_PROCESS_CONFIG", raising=False)
+        yield
+
+
 @pytest.fixture(scope="session")
 def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of a bundle that judges a poster by its mean colour, in microseconds.

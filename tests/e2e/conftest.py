@@ -21,14 +21,6 @@ from onesheet.predictionlog import PredictionLog
 _FLAGS = ["--no-sandbox", "--disable-gpu", "--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]
 
 
-@pytest.fixture(scope="package", autouse=True)
-def _commands_at_their_own_pace() -> Iterator[None]:
-    """Their processes would take a third more time if every line were counted, and other tests count the same lines."""
-    with pytest.MonkeyPatch.context() as patched:
-        patched.delenv("COVERAGE_PROCESS_CONFIG", raising=False)
-        yield
-
-
 class Site:
     """`onesheet up`, or another command that prints addresses, until `stop`.
 

@@ -19,6 +19,8 @@ from urllib.parse import urlparse
 import pytest
 from google.cloud import storage
 
+pytestmark = pytest.mark.usefixtures("uncounted_processes")
+
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 

@@ -11,7 +11,12 @@ from pathlib import Path
 import pytest
 
 # What compares lets others go first, and may wait long beside other tests.
-pytestmark = [pytest.mark.slow, pytest.mark.posters, pytest.mark.timeout(900)]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.posters,
+    pytest.mark.timeout(900),
+    pytest.mark.usefixtures("uncounted_processes"),
+]
 
 
 @pytest.fixture

@@ -19,6 +19,8 @@ from PIL import Image
 
 from onesheet.bundle import load_bundle
 
+pytestmark = pytest.mark.usefixtures("uncounted_processes")
+
 README = Path(__file__).parents[2] / "README.md"
 FILMS = 400
 

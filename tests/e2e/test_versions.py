@@ -19,6 +19,8 @@ import yaml
 
 from onesheet.data.kept_splits import read_kept_splits
 
+pytestmark = pytest.mark.usefixtures("uncounted_processes")
+
 ROOT = Path(__file__).parents[2]
 # These posters are few, and the networks small: a tenth of a millisecond is noise.
 GATES = {"min_posters": 15, "max_ece": 0.5, "max_ece_rise": 0.5, "max_latency_ratio": 20, "max_robustness_fall": 1}

@@ -25,6 +25,11 @@ def _one_thread_each() -> None:
     torch.set_num_threads(1)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _train_at_full_pace(uncounted_processes: None) -> None:
+    """What trains takes long enough."""
+
+
 @pytest.fixture(scope="session")
 def processed(made_up_posters: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder with the manifest of the made-up posters."""
