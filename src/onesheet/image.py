@@ -13,7 +13,7 @@ import struct
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
 import numpy as np
 from PIL import ExifTags, Image
@@ -38,6 +38,21 @@ if TYPE_CHECKING:
 ImageSource: TypeAlias = "bytes | str | os.PathLike[str] | Image.Image | NDArray[np.uint8]"
 
 READABLE_FORMATS = ("JPEG", "PNG", "WEBP", "GIF")
+
+# What `image_statistics` tells of a picture; each is a column of the prediction log and of catalogues.
+STATISTICS: Final = (
+    "mean",
+    "std",
+    "min",
+    "max",
+    "brightness",
+    "contrast",
+    "colourfulness",
+    "sharpness",
+    "width",
+    "height",
+    "aspect",
+)
 
 # What Pillow's decoders raise on damaged or hostile bytes; its warnings too, where warnings are errors.
 _DECODER_FAILURES = (
@@ -361,6 +376,6 @@ def _mean_and_std(values: NDArray[np.float32]) -> tuple[NDArray[np.float64], NDA
     """Of each picture in `[N, H, W]`; float64 `[N]` each."""
     flat = values.reshape(len(values), -1)
     mean = flat.mean(axis=1, keepdims=True)
-    squares = flat - mean
-    squares *= squares
-    return mean[:, 0].astype(np.float64), np.sqrt(squares.mean(axis=1).astype(np.float64))
+    deviations = flat - mean
+    variance = np.vecdot(deviations, deviations).astype(np.float64) / flat.shape[1]
+    return mean[:, 0].astype(np.float64), np.sqrt(variance)

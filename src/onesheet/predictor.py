@@ -238,11 +238,14 @@ class Predictor:
             top_k: As in `predict`.
         """
         reached = probabilities >= (self._thresholds if threshold is None else np.float32(threshold))
-        ranking = np.argsort(-probabilities, kind="stable")
-        scores = [GenreScore(self.genres[i], float(probabilities[i])) for i in ranking]
+        ranking = np.argsort(-probabilities, kind="stable").tolist()
+
+        def scores(places: Iterable[int]) -> tuple[GenreScore, ...]:
+            return tuple(GenreScore(self.genres[i], float(probabilities[i])) for i in places)
+
         return Prediction(
-            predicted=tuple(score for score, i in zip(scores, ranking, strict=True) if reached[i]),
-            topk=tuple(scores[: top_k or DEFAULT_TOP_K]),
+            predicted=scores(i for i in ranking if reached[i]),
+            topk=scores(ranking[: top_k or DEFAULT_TOP_K]),
             probabilities=probabilities,
             embedding=embedding,
             model_name=self.metadata.name,

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from onesheet.errors import InvalidRequestError, LogUnavailableError
+from onesheet.image import STATISTICS
 from onesheet.predictionlog import Feedback, LoggedPrediction, PredictionLog, summarize
 from onesheet.predictionlog.activity import Bucket, FeedbackSummary
-from onesheet.predictionlog.records import STATISTICS
 
 NOON = datetime(2026, 11, 23, 12, tzinfo=UTC)
 HOUR = timedelta(hours=1)

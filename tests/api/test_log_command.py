@@ -13,9 +13,9 @@ from typer.testing import CliRunner
 
 from onesheet.cli import app
 from onesheet.errors import DataError, LogUnavailableError
+from onesheet.image import STATISTICS
 from onesheet.monitoring.log_export import export_parquet
 from onesheet.predictionlog import Feedback, LoggedPrediction, PredictionLog
-from onesheet.predictionlog.records import STATISTICS
 from onesheet.serving import create_app
 
 START = datetime(2026, 11, 1, tzinfo=UTC)

@@ -14,8 +14,8 @@ import pytest
 from sqlalchemy import create_engine, inspect
 
 from onesheet.errors import InvalidRequestError, LogUnavailableError, UnknownPredictionError
+from onesheet.image import STATISTICS
 from onesheet.predictionlog import Feedback, GroupWriter, LoggedPrediction, PredictionLog
-from onesheet.predictionlog.records import STATISTICS
 from onesheet.predictionlog.schema import METADATA
 
 NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)

@@ -25,8 +25,8 @@ from onesheet.data.from_log import FeedbackCounts, from_log
 from onesheet.data.labels import read_labels
 from onesheet.data.prepare import prepare
 from onesheet.errors import BundleCorruptError, DataError
+from onesheet.image import STATISTICS
 from onesheet.predictionlog import Feedback, LoggedPrediction, PictureFolder, PredictionLog
-from onesheet.predictionlog.records import STATISTICS
 
 NOW = datetime(2026, 11, 23, tzinfo=UTC)
 GENRES = ("Comedy", "Drama", "Horror", "Romance")

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
 from onesheet.errors import DataError
-from onesheet.predictionlog.records import STATISTICS, LoggedPrediction
+from onesheet.image import STATISTICS
+from onesheet.predictionlog.records import LoggedPrediction
 from onesheet.predictionlog.store import PredictionLog
 
 if TYPE_CHECKING:

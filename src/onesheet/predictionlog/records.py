@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Final, Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias
 from uuid import UUID
 
 if TYPE_CHECKING:
@@ -13,21 +13,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 Role: TypeAlias = Literal["answered", "shadow"]
-
-# As `onesheet.image.image_statistics` names them; each is a column of the log.
-STATISTICS: Final = (
-    "mean",
-    "std",
-    "min",
-    "max",
-    "brightness",
-    "contrast",
-    "colourfulness",
-    "sharpness",
-    "width",
-    "height",
-    "aspect",
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +30,7 @@ class LoggedPrediction:
         embedding: float32 `[D]`; kept as float16.
         threshold: The one that was asked for; None: the bundle's own.
         predicted: The genres of the answer.
-        statistics: Of the picture, see `STATISTICS`.
+        statistics: Of the picture, see `onesheet.image.STATISTICS`.
         latency_ms: From the request's arrival until the answer was known.
         file_name: As the client named the file, if it did.
         content_sha256: Of the encoded picture, in hexadecimal.

@@ -23,7 +23,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.types import TypeDecorator
 
-from onesheet.predictionlog.records import STATISTICS
+from onesheet.image import STATISTICS
 
 
 class UtcDateTime(TypeDecorator[datetime]):

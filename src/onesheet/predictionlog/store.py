@@ -30,8 +30,9 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 
 from onesheet.errors import InvalidRequestError, LogUnavailableError, MissingExtraError, UnknownPredictionError
+from onesheet.image import STATISTICS
 from onesheet.predictionlog.pictures import PictureFolder
-from onesheet.predictionlog.records import STATISTICS, Feedback, LoggedPrediction
+from onesheet.predictionlog.records import Feedback, LoggedPrediction
 from onesheet.predictionlog.schema import FEEDBACK, MODELS, PREDICTIONS
 
 # A store that does not answer within this time is down: a client waits for the answer.

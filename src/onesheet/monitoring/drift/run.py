@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 from uuid import UUID, uuid4
 
 from onesheet.errors import InvalidRequestError, ReportError
+from onesheet.image import STATISTICS
 from onesheet.monitoring.drift.report import Report, make_report
 from onesheet.monitoring.drift.sample import Sample
 from onesheet.monitoring.drift.two_samples import (
@@ -17,7 +18,6 @@ from onesheet.monitoring.drift.two_samples import (
     kolmogorov_smirnov,
 )
 from onesheet.predictionlog import DriftRun, DriftRuns
-from onesheet.predictionlog.records import STATISTICS
 
 if TYPE_CHECKING:
     import numpy as np
