@@ -24,7 +24,7 @@ from sklearn.datasets import load_sample_images
 from onesheet import Predictor, load_predictor
 from onesheet.bundle import load_bundle
 from onesheet.data.prepare import prepare
-from onesheet.image import image_statistics
+from onesheet.image_statistics import image_statistics
 from onesheet.monitoring.drift import find_drift
 from onesheet.predictionlog import DriftRuns, LoggedPrediction, PredictionLog
 

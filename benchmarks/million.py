@@ -23,7 +23,7 @@ import psutil
 
 from onesheet import load_predictor
 from onesheet.bench import sample_posters
-from onesheet.image import image_statistics
+from onesheet.image_statistics import image_statistics
 from onesheet.load import run_load, upload_request
 from onesheet.predictionlog import LoggedPrediction, PredictionLog
 from onesheet.predictor import Predictor, usable_cores

@@ -20,8 +20,9 @@ import numpy as np
 
 from onesheet.data.datamodule import PosterDataModule
 from onesheet.data.manifest import MANIFEST_FILE, Manifest, read_manifest
+from onesheet.data.shard_store import open_store
 from onesheet.data.shard_stream import Share, read_films
-from onesheet.data.shards import open_store, read_index
+from onesheet.data.shards import read_index
 from onesheet.image import PreprocessSpec, read_bytes
 from onesheet.training.config import DataConfig
 

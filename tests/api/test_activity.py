@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from onesheet.errors import InvalidRequestError, LogUnavailableError
-from onesheet.image import STATISTICS
+from onesheet.image_statistics import STATISTICS
 from onesheet.predictionlog import Feedback, LoggedPrediction, PredictionLog, summarize
 from onesheet.predictionlog.activity import Bucket, FeedbackSummary
 

@@ -26,7 +26,7 @@ from typer.testing import CliRunner
 from onesheet.bundle import load_bundle, write_bundle
 from onesheet.cli import app as command_line
 from onesheet.errors import BundleCorruptError
-from onesheet.image import STATISTICS
+from onesheet.image_statistics import STATISTICS
 from onesheet.monitoring.drift import find_drift
 from onesheet.monitoring.drift.report import Report
 from onesheet.monitoring.drift.service import create_drift_app

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from onesheet.cli import app
 from onesheet.errors import DataError, LogUnavailableError
-from onesheet.image import STATISTICS
+from onesheet.image_statistics import STATISTICS
 from onesheet.monitoring.log_export import export_parquet
 from onesheet.predictionlog import Feedback, LoggedPrediction, PredictionLog
 from onesheet.serving import create_app

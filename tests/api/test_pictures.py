@@ -21,7 +21,7 @@ from onesheet.cli import app as command_line
 from onesheet.data.from_log import FeedbackCounts, from_log
 from onesheet.data.labels import read_labels
 from onesheet.errors import LogUnavailableError
-from onesheet.image import STATISTICS
+from onesheet.image_statistics import STATISTICS
 from onesheet.monitoring.metrics import Metrics
 from onesheet.predictionlog import LoggedPrediction, PictureFolder, PredictionLog
 from onesheet.serving import create_app

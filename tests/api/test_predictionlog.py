@@ -14,7 +14,7 @@ import pytest
 from sqlalchemy import create_engine, inspect
 
 from onesheet.errors import InvalidRequestError, LogUnavailableError, UnknownPredictionError
-from onesheet.image import STATISTICS
+from onesheet.image_statistics import STATISTICS
 from onesheet.predictionlog import Feedback, GroupWriter, LoggedPrediction, PredictionLog
 from onesheet.predictionlog.schema import METADATA
 

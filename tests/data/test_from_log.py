@@ -25,7 +25,7 @@ from onesheet.data.from_log import FeedbackCounts, from_log
 from onesheet.data.labels import read_labels
 from onesheet.data.prepare import prepare
 from onesheet.errors import BundleCorruptError, DataError
-from onesheet.image import STATISTICS
+from onesheet.image_statistics import STATISTICS
 from onesheet.predictionlog import Feedback, LoggedPrediction, PictureFolder, PredictionLog
 
 NOW = datetime(2026, 11, 23, tzinfo=UTC)

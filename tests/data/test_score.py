@@ -31,7 +31,8 @@ from typer.testing import CliRunner
 from onesheet.cli import app
 from onesheet.cloud.transfer import upload
 from onesheet.errors import ConfigError, DataError, InvalidRequestError, OnesheetError, TransferError
-from onesheet.image import DEFAULT_LIMITS, image_statistics
+from onesheet.image import DEFAULT_LIMITS
+from onesheet.image_statistics import image_statistics
 from onesheet.locks import lock
 from onesheet.scoring import addresses, archives, bucket
 from onesheet.scoring.parts import PART_ROWS
@@ -467,14 +468,18 @@ def test_ctrl_c_keeps_what_is_done(many, tiny_bundle, tmp_path):
     assert parts(out)
 
 
-def test_a_damaged_part_is_done_again(many, tiny_bundle, tmp_path):
-    out, whole = tmp_path / "out.parquet", tmp_path / "whole.parquet"
-    run(many, "--out", whole, "--bundle", tiny_bundle)
-    process = started(many, out, tiny_bundle)
+def kill_after_three_parts(source: Path, out: Path, bundle: Path) -> None:
+    process = started(source, out, bundle)
     while len(parts(out)) < 3:
         time.sleep(0.002)
     process.kill()
     process.communicate()
+
+
+def test_a_damaged_part_is_done_again(many, tiny_bundle, tmp_path):
+    out, whole = tmp_path / "out.parquet", tmp_path / "whole.parquet"
+    run(many, "--out", whole, "--bundle", tiny_bundle)
+    kill_after_three_parts(many, out, tiny_bundle)
     (tmp_path / "out.parquet.parts/00000001.parquet").write_bytes(b"PAR1 and nothing more")
     assert run(many, "--out", out, "--bundle", tiny_bundle)["rows_before"] == PART_ROWS
     assert out.read_bytes() == whole.read_bytes()
@@ -537,11 +542,7 @@ def test_what_is_damaged_in_the_folder_of_parts(
 def test_a_part_that_rots_is_noticed_before_it_is_in_the_file(many, tiny_bundle, tmp_path):
     out, whole = tmp_path / "out.parquet", tmp_path / "whole.parquet"
     run(many, "--out", whole, "--bundle", tiny_bundle)
-    process = started(many, out, tiny_bundle)
-    while len(parts(out)) < 3:
-        time.sleep(0.002)
-    process.kill()
-    process.communicate()
+    kill_after_three_parts(many, out, tiny_bundle)
     rotten = tmp_path / "out.parquet.parts/00000001.parquet"
     content = bytearray(rotten.read_bytes())
     content[200] ^= 255

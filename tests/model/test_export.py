@@ -23,7 +23,8 @@ from onesheet.evaluation.evaluate import evaluate, reference_ids, split_ids
 from onesheet.export.export import export
 from onesheet.export.graph import BundleGraph
 from onesheet.export.parity import check_parity
-from onesheet.image import image_statistics, load_picture
+from onesheet.image import load_picture
+from onesheet.image_statistics import image_statistics
 from onesheet.serving import create_app
 from onesheet.settings import Settings
 from onesheet.training.checkpoint import load_checkpoint

@@ -30,16 +30,8 @@ from onesheet.errors import (
     UnreadableFileError,
     UnsupportedImageError,
 )
-from onesheet.image import (
-    ImageLimits,
-    Picture,
-    PreprocessSpec,
-    decode,
-    image_statistics,
-    load_picture,
-    read_bytes,
-    to_rgb,
-)
+from onesheet.image import ImageLimits, Picture, PreprocessSpec, decode, load_picture, read_bytes, to_rgb
+from onesheet.image_statistics import image_statistics
 
 if TYPE_CHECKING:
     from collections.abc import Callable

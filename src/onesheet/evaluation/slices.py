@@ -11,7 +11,8 @@ import numpy as np
 
 from onesheet.evaluation.bootstrap import bootstrap, interval
 from onesheet.evaluation.metrics import expected_calibration_error, f1, mean_average_precision
-from onesheet.image import PreprocessSpec, image_statistics, load_picture
+from onesheet.image import PreprocessSpec, load_picture
+from onesheet.image_statistics import image_statistics
 from onesheet.predictor import map_batches
 
 if TYPE_CHECKING:

@@ -10,7 +10,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from onesheet.image import Picture, image_statistics
+from onesheet.image import Picture
+from onesheet.image_statistics import image_statistics
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
 from onesheet.errors import DataError
-from onesheet.image import STATISTICS
+from onesheet.image_statistics import STATISTICS
 from onesheet.predictionlog.records import LoggedPrediction
 from onesheet.predictionlog.store import PredictionLog
 

@@ -30,7 +30,7 @@ class LoggedPrediction:
         embedding: float32 `[D]`; kept as float16.
         threshold: The one that was asked for; None: the bundle's own.
         predicted: The genres of the answer.
-        statistics: Of the picture, see `onesheet.image.STATISTICS`.
+        statistics: Of the picture, see `onesheet.image_statistics.STATISTICS`.
         latency_ms: From the request's arrival until the answer was known.
         file_name: As the client named the file, if it did.
         content_sha256: Of the encoded picture, in hexadecimal.

@@ -23,7 +23,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.types import TypeDecorator
 
-from onesheet.image import STATISTICS
+from onesheet.image_statistics import STATISTICS
 
 
 class UtcDateTime(TypeDecorator[datetime]):

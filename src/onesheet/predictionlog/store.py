@@ -30,7 +30,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 
 from onesheet.errors import InvalidRequestError, LogUnavailableError, MissingExtraError, UnknownPredictionError
-from onesheet.image import STATISTICS
+from onesheet.image_statistics import STATISTICS
 from onesheet.predictionlog.pictures import PictureFolder
 from onesheet.predictionlog.records import Feedback, LoggedPrediction
 from onesheet.predictionlog.schema import FEEDBACK, MODELS, PREDICTIONS

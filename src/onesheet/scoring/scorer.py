@@ -13,7 +13,8 @@ import pyarrow as pa
 
 from onesheet.bundle import Bundle
 from onesheet.errors import ImageError
-from onesheet.image import STATISTICS, Picture, image_statistics
+from onesheet.image import Picture
+from onesheet.image_statistics import STATISTICS, image_statistics
 from onesheet.predictor import Prediction, Predictor, map_batches, usable_cores
 from onesheet.scoring.identity import FORMAT, METADATA_KEY, bundle_identity
 from onesheet.scoring.rows import Row

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from onesheet.errors import NotReadyError, OverloadedError
-from onesheet.image import image_statistics
+from onesheet.image_statistics import image_statistics
 
 if TYPE_CHECKING:
     from onesheet.image import Picture
@@ -45,7 +45,7 @@ class Answer:
     Attributes:
         prediction: The answer itself.
         genres: The model's, in the order of the prediction's probabilities.
-        statistics: Of the picture, as `onesheet.image.image_statistics` names them.
+        statistics: Of the picture, as `onesheet.image_statistics` names them.
         content_sha256: Of the encoded picture, in hexadecimal.
         timings: Of the stages.
         batch: How many pictures went through the graph together.

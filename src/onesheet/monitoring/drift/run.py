@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 from uuid import UUID, uuid4
 
 from onesheet.errors import InvalidRequestError, ReportError
-from onesheet.image import STATISTICS
+from onesheet.image_statistics import STATISTICS
 from onesheet.monitoring.drift.report import Report, make_report
 from onesheet.monitoring.drift.sample import Sample
 from onesheet.monitoring.drift.two_samples import (

@@ -11,7 +11,7 @@ import numpy as np
 from sqlalchemy import ColumnElement, and_, exists, func, select
 
 from onesheet.errors import BundleCorruptError
-from onesheet.image import STATISTICS
+from onesheet.image_statistics import STATISTICS
 from onesheet.predictionlog.activity import is_faster_by_id, sampled, without_index
 from onesheet.predictionlog.schema import FEEDBACK, MODELS, PREDICTIONS
 
