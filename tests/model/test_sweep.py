@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import json
 import os
 import subprocess
@@ -11,6 +12,7 @@ import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import numpy as np
 import optuna
 import pytest
 import yaml
@@ -86,7 +88,8 @@ def test_what_made_trials_fall_behind_is_what_mattered(tmp_path, monkeypatch):
     shown = {}
     monkeypatch.setattr(ranking, "_importance_figure", lambda importance: shown.update(importance) or Figure())
     study = optuna.create_study(direction="maximize")
-    for number in range(16):
+    for number, (size, rate) in enumerate(itertools.product([32, 512], np.geomspace(1e-4, 1e-2, 8).tolist())):
+        study.enqueue_trial({"data.batch_size": size, "optimizer.lr": rate})
         trial = study.ask()
         large = trial.suggest_categorical("data.batch_size", [32, 512]) == 512
         trial.suggest_float("optimizer.lr", 1e-4, 1e-2, log=True)
