@@ -1,9 +1,8 @@
-"""Pages made from a template, and files that are there as a whole or not at all."""
+"""Pages made from a template."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -26,17 +25,3 @@ def render_page(package: str, filters: Mapping[str, Callable[..., Any]], values:
     )
     environment.filters |= filters
     return environment.get_template("report.html.j2").render(values)
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a text; whoever reads it meanwhile has the one before.
-
-    Raises:
-        OSError: It cannot be written.
-    """
-    scratch = path.with_name(f".{path.name}.partial")
-    try:
-        scratch.write_text(text, encoding="utf-8")
-        scratch.replace(path)
-    finally:
-        scratch.unlink(missing_ok=True)

@@ -333,7 +333,7 @@ def run_dir(tmp_path: Path) -> Path:
     """A run in the middle of it."""
     folder = tmp_path / "run"
     (folder / "metrics").mkdir(parents=True)
-    for name in ("last.ckpt", "best.ckpt", "curves.csv", "curves.csv.partial", "metrics/metrics.csv"):
+    for name in ("last.ckpt", "best.ckpt", "curves.csv", ".curves.csv.partial", "metrics/metrics.csv"):
         (folder / name).write_text(name)
     return folder
 

@@ -16,7 +16,6 @@ from onesheet.errors import TransferError, reason
 from onesheet.training.record import LAST
 
 _CHECKPOINT: Final = ".ckpt"
-_SCRATCH: Final = ".partial"
 
 
 class RunUploads:
@@ -92,7 +91,7 @@ def _snapshot(run_dir: Path, outbox: Path) -> tuple[Path, Path]:
     for path in sorted(run_dir.rglob("*")):
         inside = path.relative_to(run_dir)
         hidden = any(part.startswith(".") for part in inside.parts)
-        if path.is_file() and not hidden and path.suffix != _SCRATCH and inside != Path(LAST):
+        if path.is_file() and not hidden and inside != Path(LAST):
             _take(path, rest / inside)
     return rest, last
 

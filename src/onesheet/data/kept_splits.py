@@ -14,6 +14,7 @@ from typing import Final
 
 from onesheet.data.split import SPLITS
 from onesheet.errors import DataError
+from onesheet.files import whole
 
 _HEADER: Final = ["Id", "Split"]
 
@@ -42,9 +43,7 @@ def read_kept_splits(path: Path) -> dict[str, str]:
 def write_kept_splits(path: Path, splits: Mapping[str, str]) -> None:
     """Write all of it or nothing, in the order of the ids, so that a new film is one more line of a diff."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_name(f".{path.name}.partial")
-    with scratch.open("w", newline="", encoding="utf-8") as file:
+    with whole(path) as scratch, scratch.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(_HEADER)
         writer.writerows(sorted(splits.items()))
-    scratch.replace(path)

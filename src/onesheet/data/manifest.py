@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from onesheet.errors import DataError, ImageError
+from onesheet.files import whole
 from onesheet.image import Picture, PreprocessSpec, load_picture
 from onesheet.parquet import read_table
 
@@ -113,9 +114,8 @@ def write_manifest(manifest: Manifest, path: Path) -> None:
     schema = _schema().with_metadata({_METADATA_KEY: json.dumps(about).encode()})
     table = pa.Table.from_pylist([asdict(entry) for entry in manifest.entries], schema=schema)
     path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_suffix(".partial")
-    pq.write_table(table, scratch, compression="zstd")
-    scratch.replace(path)
+    with whole(path) as scratch:
+        pq.write_table(table, scratch, compression="zstd")
 
 
 def read_manifest(path: Path, root: Path) -> Manifest:

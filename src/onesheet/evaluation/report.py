@@ -19,7 +19,8 @@ from onesheet.evaluation.findings import Progress, ReportOptions, findings
 from onesheet.evaluation.posters import thumbnail
 from onesheet.evaluation.robustness import CORRUPTIONS
 from onesheet.evaluation.slices import SMALLEST
-from onesheet.pages import render_page, write_whole
+from onesheet.files import write_whole
+from onesheet.pages import render_page
 
 PAGE: Final = "report.html"
 NUMBERS: Final = "report.json"

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
 from onesheet.errors import DataError
+from onesheet.files import whole
 from onesheet.image_statistics import STATISTICS
 from onesheet.predictionlog.records import LoggedPrediction
 from onesheet.predictionlog.store import PredictionLog
@@ -126,10 +127,5 @@ def _target(out: str) -> Iterator[BinaryIO]:
         return
     path = Path(out)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.partial")
-    try:
-        with partial.open("wb") as file:
-            yield file
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with whole(path) as scratch, scratch.open("wb") as file:
+        yield file

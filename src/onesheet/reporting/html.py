@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Final
 from markupsafe import Markup
 
 from onesheet.errors import ImageError, ReportError
-from onesheet.pages import render_page, write_whole
+from onesheet.files import write_whole
+from onesheet.pages import render_page
 from onesheet.reporting.markdown import markdown_reader
 from onesheet.reporting.parse import Report
 from onesheet.reporting.pictures import read_picture

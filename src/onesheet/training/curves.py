@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from lightning.pytorch.callbacks import Callback
 
+from onesheet.files import write_whole
 from onesheet.training.record import CURVES_FILE, as_numbers
 
 if TYPE_CHECKING:
@@ -35,9 +36,7 @@ class Curves(Callback):
         measured = as_numbers(trainer.callback_metrics)
         figures = [trainer.current_epoch + 1, *(measured[name] for name in _SERIES.values())]
         lines = [*self._earlier(trainer.current_epoch), ",".join(map(str, figures))]
-        scratch = self._file.with_name(f"{self._file.name}.partial")
-        scratch.write_text("\n".join(lines) + "\n")
-        scratch.replace(self._file)
+        write_whole(self._file, "\n".join(lines) + "\n")
 
     def _earlier(self, epochs: int) -> list[str]:
         """The head and the lines of so many epochs, as far as they are known."""

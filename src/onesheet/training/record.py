@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from onesheet.errors import TrainingError
+from onesheet.files import write_whole
 from onesheet.predictor import usable_cores
 
 BEST: Final = "best.ckpt"
@@ -106,9 +107,7 @@ def read_record(run_dir: Path) -> RunRecord:
 
 def write_record(record: RunRecord, run_dir: Path) -> None:
     """Write the record, all of it or nothing."""
-    scratch = run_dir / f"{RECORD_FILE}.partial"
-    scratch.write_text(json.dumps(asdict(record), indent=2) + "\n")
-    scratch.replace(run_dir / RECORD_FILE)
+    write_whole(run_dir / RECORD_FILE, json.dumps(asdict(record), indent=2) + "\n")
 
 
 def now() -> str:
