@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import os
+import shutil
 import socket
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+from filelock import FileLock
 from PIL import Image
 
 from onesheet.bundle import write_bundle
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
     from gcp_storage_emulator.server import Server
 
     from onesheet.data.manifest import Manifest
+
+    MadeOnce = Callable[[str, Callable[[Path], object]], Path]
 
 REQUIRE_ALL = os.environ.get("ONESHEET_REQUIRE_ALL") == "1"
 GENRES = ("Comedy", "Drama", "Horror", "Romance")
@@ -44,6 +48,26 @@ def uncounted_processes() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patched:
         patched.delenv("COVERAGE_PROCESS_CONFIG", raising=False)
         yield
+
+
+@pytest.fixture(scope="session")
+def made_once(tmp_path_factory: pytest.TempPathFactory) -> MadeOnce:
+    """`made_once("name", fill)`: a folder that one test process fills while others wait, and nobody changes later."""
+    shared = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        shared = shared.parent
+
+    def made(name: str, fill: Callable[[Path], object]) -> Path:
+        folder, whole = shared / name, shared / f"{name}.whole"
+        with FileLock(shared / f"{name}.lock"):
+            if not whole.exists():
+                shutil.rmtree(folder, ignore_errors=True)  # the process that had begun it has failed
+                folder.mkdir()
+                fill(folder)
+                whole.touch()
+        return folder
+
+    return made
 
 
 @pytest.fixture(scope="session")
@@ -118,9 +142,12 @@ def posters() -> Path:
 
 
 @pytest.fixture(scope="session")
-def made_up_posters(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def made_up_posters(made_once: MadeOnce) -> Path:
     """Raw data of our own making: 240 films whose genres show in colour and pattern, so that they can be learned."""
-    folder = tmp_path_factory.mktemp("raw")
+    return made_once("raw", _make_up_posters)
+
+
+def _make_up_posters(folder: Path) -> None:
     (folder / "Images").mkdir()
     random = np.random.default_rng(3)
     with (folder / "train.csv").open("w", newline="") as file:
@@ -131,7 +158,6 @@ def made_up_posters(tmp_path_factory: pytest.TempPathFactory) -> Path:
             film = f"tt{number:07d}"
             writer.writerow([film, str(genres), *(int(genre in genres) for genre in GENRES), 0])
             _draw_poster(genres, random).save(folder / "Images" / f"{film}.jpg", quality=90)
-    return folder
 
 
 def _draw_poster(genres: list[str], random: np.random.Generator) -> Image.Image:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
@@ -11,12 +11,16 @@ import torch
 from onesheet.data.prepare import prepare
 from onesheet.export.export import export
 from onesheet.training.compose import compose_config
+from onesheet.training.record import BEST
 from onesheet.training.run import train
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from onesheet.training.config import TrainConfig
+
+    MadeOnce = Callable[[str, Callable[[Path], object]], Path]
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -31,20 +35,24 @@ def _train_at_full_pace(uncounted_processes: None) -> None:
 
 
 @pytest.fixture(scope="session")
-def processed(made_up_posters: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def processed(made_up_posters: Path, made_once: MadeOnce) -> Path:
     """Folder with the manifest of the made-up posters."""
-    folder = tmp_path_factory.mktemp("processed")
-    prepare(made_up_posters, folder)
-    return folder
+    return made_once("processed", partial(prepare, made_up_posters))
 
 
 @pytest.fixture(scope="session")
-def configure(made_up_posters: Path, processed: Path) -> Callable[..., TrainConfig]:
+def smallest() -> tuple[str, ...]:
+    """Overrides: the smoke recipe with fewer pixels and channels, which are enough for made-up posters."""
+    return ("experiment=smoke", "model.height=48", "model.width=32", "+model.options.channels=[16,32,64,128]")
+
+
+@pytest.fixture(scope="session")
+def configure(made_up_posters: Path, processed: Path, smallest: tuple[str, ...]) -> Callable[..., TrainConfig]:
     """`configure(run_dir, "trainer.epochs=2", …)`: a configuration that trains in seconds."""
 
     def compose(run_dir: Path, *overrides: str) -> TrainConfig:
         fast = (
-            "experiment=smoke",
+            *smallest,
             "logger=csv",
             "logger.pictures_every=0",
             f"data.raw={made_up_posters}",
@@ -56,16 +64,17 @@ def configure(made_up_posters: Path, processed: Path) -> Callable[..., TrainConf
 
 
 @pytest.fixture(scope="session")
-def checkpoint(configure: Callable[..., TrainConfig], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def checkpoint(configure: Callable[..., TrainConfig], made_once: MadeOnce) -> Path:
     """Best checkpoint of a model that has learned the made-up posters."""
-    run_dir = tmp_path_factory.mktemp("runs") / "learned"
     learn = ("trainer.epochs=8", "augment.flip=0", "augment.min_scale=0.9", "augment.mixup=0", "augment.erase=0")
-    return train(configure(run_dir, *learn)).best
+    return made_once("learned-run", lambda run_dir: train(configure(run_dir, *learn))) / BEST
 
 
 @pytest.fixture(scope="session")
-def learned_bundle(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def learned_bundle(checkpoint: Path, made_once: MadeOnce) -> Path:
     """Folder of the bundle of that model."""
-    folder = tmp_path_factory.mktemp("bundles") / "learned"
-    export(checkpoint, folder, name="learned", version="1", min_speedup=0)
-    return folder
+    made = made_once(
+        "learned-export",
+        lambda folder: export(checkpoint, folder / "learned", name="learned", version="1", min_speedup=0),
+    )
+    return made / "learned"

@@ -36,7 +36,12 @@ from onesheet.training.config import TrainConfig
 from onesheet.training.run import train
 
 DATA, RUN = "gs://posters/data/v1", "gs://posters/runs/one"
-QUICK = ("experiment=smoke", "data.limit=64", "logger.pictures_every=0", "trainer.accelerator=cpu")
+
+
+@pytest.fixture(scope="session")
+def quick(smallest: tuple[str, ...]) -> tuple[str, ...]:
+    """Overrides that make an epoch take no time."""
+    return (*smallest, "data.limit=64", "logger.pictures_every=0", "trainer.accelerator=cpu")
 
 
 @pytest.fixture
@@ -46,12 +51,10 @@ def data(emulator: object, made_up_posters: Path) -> str:
     return DATA
 
 
-@pytest.fixture(scope="module")
-def begun(configure: Callable[..., TrainConfig], tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture(scope="session")
+def begun(quick: tuple[str, ...], configure: Callable[..., TrainConfig], made_once: Callable[..., Path]) -> Path:
     """Folder of a run that has had one epoch."""
-    run_dir = tmp_path_factory.mktemp("begun") / "run"
-    train(configure(run_dir, *QUICK[1:], "trainer.epochs=1"))
-    return run_dir
+    return made_once("begun", lambda run_dir: train(configure(run_dir, *quick, "trainer.epochs=1")))
 
 
 @pytest.fixture
@@ -119,7 +122,7 @@ def curves(run_dir: Path) -> dict[int, str]:
 # ------------------------------------------------------------------------------------------------ one machine
 
 
-def test_a_trial_from_posters_to_a_bundle(data, made_up_posters, tmp_path, monkeypatch):
+def test_a_trial_from_posters_to_a_bundle(data, quick, made_up_posters, tmp_path, monkeypatch):
     """An upload in between fails, and a film that the data set keeps for testing is tested."""
     film = sorted(path.stem for path in (made_up_posters / "Images").iterdir())[7]
     (tmp_path / "kept").mkdir()
@@ -135,7 +138,7 @@ def test_a_trial_from_posters_to_a_bundle(data, made_up_posters, tmp_path, monke
     monkeypatch.setattr(run_folder, "upload", failing_once)
     metrics = tmp_path / "hypertune/output.metrics"
     environment = {"CLOUD_ML_TRIAL_ID": "3", "CLOUD_ML_HP_METRIC_FILE": str(metrics)}
-    overrides = (*QUICK, "trainer.epochs=2", "--optimizer.lr=0.003", "--data.batch_size=32.0")
+    overrides = (*quick, "trainer.epochs=2", "--optimizer.lr=0.003", "--data.batch_size=32.0")
     said: list[str] = []
     work(Work(data, RUN, overrides, tmp_path / "job", sync_seconds=0.5), environment, said.append)
 
@@ -166,14 +169,16 @@ def test_a_trial_from_posters_to_a_bundle(data, made_up_posters, tmp_path, monke
 
 
 @pytest.mark.parametrize(("given", "wanted"), [(1, 1), (9, 9)])
-def test_a_job_that_is_started_again_after_its_end_trains_no_more(data, begun, exported, tmp_path, given, wanted):
+def test_a_job_that_is_started_again_after_its_end_trains_no_more(
+    data, quick, begun, exported, tmp_path, given, wanted
+):
     """It was taken away while it exported, say. A run that stopped early, as here the second, is at its end as well."""
     shutil.copytree(begun, tmp_path / "begun")
     configuration = tmp_path / "begun/config.yaml"
     configuration.write_text(configuration.read_text().replace("epochs: 1\n", f"epochs: {given}\n"))
     upload(tmp_path / "begun", RUN)
     said: list[str] = []
-    work(Work(data, RUN, (*QUICK, f"trainer.epochs={wanted}"), tmp_path / "job"), {}, said.append)
+    work(Work(data, RUN, (*quick, f"trainer.epochs={wanted}"), tmp_path / "job"), {}, said.append)
     assert f"{RUN}: done" in said
     assert not any(line.startswith("epoch") for line in said)
     run = fetched(RUN, tmp_path / "run")
@@ -182,9 +187,9 @@ def test_a_job_that_is_started_again_after_its_end_trains_no_more(data, begun, e
     assert (run / "bundle/bundle.json").is_file()
 
 
-def test_sigterm_ends_training_and_brings_the_last_checkpoint_away(data, tmp_path):
+def test_sigterm_ends_training_and_brings_the_last_checkpoint_away(data, quick, tmp_path):
     folder = tmp_path / "job"
-    with working(data, folder, *QUICK, "trainer.epochs=500", "--sync", "3600") as process:
+    with working(data, folder, *quick, "trainer.epochs=500", "--sync", "3600") as process:
         wait_until((folder / "run/last.ckpt").exists, process)
         assert not exists(f"{RUN}/last.ckpt")
         process.terminate()
@@ -197,9 +202,9 @@ def test_sigterm_ends_training_and_brings_the_last_checkpoint_away(data, tmp_pat
     assert not exists(f"{RUN}/bundle/bundle.json")
 
 
-def test_another_machine_goes_on_with_the_run_of_one_that_was_killed(data, tmp_path):
+def test_another_machine_goes_on_with_the_run_of_one_that_was_killed(data, quick, tmp_path):
     between = tmp_path / "between"
-    with working(data, tmp_path / "first", *QUICK, "trainer.epochs=500", "--sync", "2") as process:
+    with working(data, tmp_path / "first", *quick, "trainer.epochs=500", "--sync", "2") as process:
         # The emulator shows an object whose upload has only begun, as the real service does not.
         wait_until(lambda: exists(f"{RUN}/last.ckpt") and epochs(fetched(RUN, between)) > 0, process)
         os.killpg(process.pid, signal.SIGKILL)
@@ -207,7 +212,7 @@ def test_another_machine_goes_on_with_the_run_of_one_that_was_killed(data, tmp_p
     done = epochs(fetched(RUN, between))
     before = curves(between)
 
-    with working(data, tmp_path / "second", *QUICK, f"trainer.epochs={done + 1}") as process:
+    with working(data, tmp_path / "second", *quick, f"trainer.epochs={done + 1}") as process:
         said, errors = process.communicate(timeout=120)
     assert process.returncode == 0, errors
     assert f"{RUN}: resume" in said.splitlines()
@@ -223,7 +228,7 @@ def test_another_machine_goes_on_with_the_run_of_one_that_was_killed(data, tmp_p
 # ---------------------------------------------------------------------------------------------- two machines
 
 
-def test_two_machines_go_on_together_and_only_the_chief_writes(data, begun, free_port, tmp_path):
+def test_two_machines_go_on_together_and_only_the_chief_writes(data, quick, begun, free_port, tmp_path):
     """Over loopback and gloo, a folder each; the other machine sees the bucket through a door that lets it read."""
     upload(begun, RUN)
     pools = {"workerpool0": [f"127.0.0.1:{free_port()}"], "workerpool1": ["127.0.0.1:2222"]}
@@ -232,7 +237,7 @@ def test_two_machines_go_on_together_and_only_the_chief_writes(data, begun, free
         for name, host in (("workerpool1", door), ("workerpool0", os.environ["STORAGE_EMULATOR_HOST"])):
             spec = {"cluster": pools, "environment": "cloud", "task": {"type": name, "index": 0, "trial": ""}}
             environment = {"CLUSTER_SPEC": json.dumps(spec), "STORAGE_EMULATOR_HOST": host}
-            overrides = (*QUICK, "trainer.epochs=2", "--sync", "1")
+            overrides = (*quick, "trainer.epochs=2", "--sync", "1")
             machines.append(stack.enter_context(working(data, tmp_path / name, *overrides, environment=environment)))
         outcomes = [machine.communicate(timeout=150) for machine in machines]
     assert [machine.returncode for machine in machines] == [0, 0], outcomes
@@ -314,15 +319,15 @@ def test_a_wrong_override_is_told_in_one_line_before_anything_is_done(tmp_path, 
     assert not folder.exists()
 
 
-def test_what_is_wrong_in_the_training_process_is_told_as_what_it_is(data, tmp_path):
+def test_what_is_wrong_in_the_training_process_is_told_as_what_it_is(data, quick, tmp_path):
     with pytest.raises(ConfigError, match="timm has no model `resnet18x`"):
-        work(Work(data, RUN, (*QUICK, "model.backbone=resnet18x"), tmp_path / "job"), {})
+        work(Work(data, RUN, (*quick, "model.backbone=resnet18x"), tmp_path / "job"), {})
     assert not exists(f"{RUN}/last.ckpt")
 
 
-def test_posters_that_are_not_there(emulator, tmp_path):
+def test_posters_that_are_not_there(quick, emulator, tmp_path):
     with pytest.raises(TransferError, match="gs://posters/nothing"):
-        work(Work("gs://posters/nothing", RUN, QUICK, tmp_path / "job"), {})
+        work(Work("gs://posters/nothing", RUN, quick, tmp_path / "job"), {})
 
 
 # ------------------------------------------------------------------------------------------ uploads in between

@@ -18,7 +18,6 @@ from onesheet.training.run import train
 from onesheet.training.selfsupervised import BACKBONE_FILE, barlow_twins, pretrain
 
 SMALL = (
-    "experiment=smoke",
     "logger=csv",
     "augment=views",
     "trainer.ema_decay=0",
@@ -28,11 +27,11 @@ SMALL = (
 
 
 @pytest.fixture
-def views(configure, tmp_path):
+def views(configure, smallest, tmp_path):
     """`views("trainer.epochs=2", …)`: overrides of a pre-training that ends in seconds, in `tmp_path/run`."""
     config = configure(tmp_path)
     folders = (f"data.raw={config.data.raw}", f"data.processed={config.data.processed}", f"run_dir={tmp_path / 'run'}")
-    return lambda *overrides: [*SMALL, *folders, *overrides]
+    return lambda *overrides: [*smallest, *SMALL, *folders, *overrides]
 
 
 def validation_losses(run_dir) -> dict[int, float]:

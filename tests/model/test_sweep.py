@@ -43,11 +43,11 @@ SPACE = {
 
 
 @pytest.fixture
-def sweep(configure, tmp_path):
+def sweep(configure, smallest, tmp_path):
     """`sweep(trials=2, parameters={…})`: a sweep that ends in seconds."""
     config = configure(tmp_path)
     (tmp_path / "space.yaml").write_text(yaml.safe_dump(SPACE))
-    common = ("experiment=smoke", "logger=csv", "model.height=48", "model.width=32", "data.limit=64")
+    common = (*smallest, "logger=csv", "data.limit=64")
     data = (f"data.raw={config.data.raw}", f"data.processed={config.data.processed}")
 
     def make(*overrides: str, **fields) -> Sweep:

@@ -11,6 +11,7 @@ import sys
 import time
 import urllib.request
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -35,10 +36,13 @@ TRAINING = {"train/loss_step", "train/loss_epoch", "train/lr", "train/grad_norm"
 PICTURES = {"train/batch", "train/gradients", "val/curves", "val/reliability"}
 
 
-@pytest.fixture(scope="module")
-def tracked(configure, tmp_path_factory):
+@pytest.fixture(scope="session")
+def tracked(configure, made_once):
     """Two runs of three epochs in MLflow, TensorBoard and CSV at once; the second was interrupted and resumed."""
-    folder = tmp_path_factory.mktemp("tracked")
+    return made_once("tracked", partial(_track, configure))
+
+
+def _track(configure, folder):
     common = (
         "logger=[mlflow,tensorboard,csv]",
         f"logger.mlflow.uri=sqlite:///{folder}/store.db",
@@ -52,7 +56,6 @@ def tracked(configure, tmp_path_factory):
     second = (*common, *quiet, "name=second", "augment.flip=0", "optimizer.lr=1e-3")
     train(configure(folder / "second", *second, "trainer.epochs=2"))
     train(configure(folder / "second", *second, "trainer.epochs=3", "resume=true"))
-    return folder
 
 
 def _client(folder: Path):
@@ -247,7 +250,7 @@ def test_wandb_offline_keeps_series_pictures_and_the_checkpoint_with_its_metadat
         )
     )
     (file,) = run_dir.glob("wandb/offline-run-*/*.wandb")
-    records = list(_wandb_records(file))
+    records = _whole_wandb_run(file)
     history = [_items(record.history.item) for record in records if record.HasField("history")]
     artifacts = [record.artifact for record in records if record.HasField("artifact")]
     summary = [_items(record.summary.update) for record in records if record.HasField("summary")]
@@ -266,6 +269,16 @@ def test_wandb_offline_keeps_series_pictures_and_the_checkpoint_with_its_metadat
     assert any("best/map_macro" in update for update in summary)
 
 
+def _whole_wandb_run(file: Path) -> list:
+    """All records: W&B's own process writes the last ones a moment after the run is told to end."""
+    for _ in range(600):
+        records = list(_wandb_records(file))
+        if any(record.HasField("exit") for record in records):
+            return records
+        time.sleep(0.1)
+    raise AssertionError("the run never ended")
+
+
 def _wandb_records(file: Path):
     """What W&B would send: protocol buffers in a log of 32 KiB blocks, each part with checksum, length and kind."""
     from wandb.proto import wandb_internal_pb2
@@ -276,8 +289,10 @@ def _wandb_records(file: Path):
             position += 32768 - position % 32768
             continue
         length, kind = int.from_bytes(content[position + 4 : position + 6], "little"), content[position + 6]
-        parts += content[position + 7 : position + 7 + length]
         position += 7 + length
+        if position > len(content):  # still being written
+            return
+        parts += content[position - length : position]
         if kind in {1, 4}:  # the whole of a record, or its last part
             yield wandb_internal_pb2.Record.FromString(parts)
             parts = b""
