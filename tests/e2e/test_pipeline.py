@@ -21,7 +21,7 @@ pytestmark = pytest.mark.usefixtures("uncounted_processes")
 ROOT = Path(__file__).parents[2]
 RECIPE = (
     *("experiment=smoke", "trainer.epochs=2", "trainer.progress=false", "logger=none", "logger.pictures_every=0"),
-    *("data.batch_size=16", "model.height=32", "model.width=32"),
+    *("data.batch_size=16", "model.height=32", "model.width=32", "+model.options.channels=[16,32,64,128]"),
 )
 
 
