@@ -11,6 +11,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+# The test processes share the cores: threads of one operation would wait for one another. Read when numpy and torch are
+# loaded, here and in all processes that tests start.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import numpy as np
 import pytest
 from filelock import FileLock

@@ -163,7 +163,6 @@ def _run(page: str, home: Path) -> None:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("ONESHEET_")}
     environment["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     environment |= {PORTS[documented]: port for documented, port in ports.items()}
-    environment["OMP_NUM_THREADS"] = "1"  # beside other tests, threads of a small network wait for one another
 
     done = subprocess.run(["bash", "-c", script], cwd=home, env=environment, timeout=280, stdin=subprocess.DEVNULL)
 

@@ -38,7 +38,7 @@ def call(made_up_posters: Path, tmp_path: Path) -> Callable[..., str]:
     }
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     who = {f"GIT_{role}_{what}": "me@example.org" for role in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
-    environment = {**os.environ, **scratch, **who, "PATH": path, "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, **scratch, **who, "PATH": path}
 
     def run(*command: str) -> str:
         done = subprocess.run(

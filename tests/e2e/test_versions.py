@@ -46,7 +46,6 @@ class Project:
         self.environment = {
             **os.environ,
             "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-            "OMP_NUM_THREADS": "1",  # beside other tests, threads of a small network wait for one another
             "ONESHEET_ACTOR": "ada",
             "DVC_NO_ANALYTICS": "true",
             "MLFLOW_DISABLE_TELEMETRY": "true",

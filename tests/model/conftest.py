@@ -6,7 +6,6 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
-import torch
 
 from onesheet.data.prepare import prepare
 from onesheet.export.export import export
@@ -21,12 +20,6 @@ if TYPE_CHECKING:
     from onesheet.training.config import TrainConfig
 
     MadeOnce = Callable[[str, Callable[[Path], object]], Path]
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _one_thread_each() -> None:
-    """The test processes share the cores; more threads than cores make torch several times slower."""
-    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -82,7 +82,7 @@ def working(data: str, folder: Path, *arguments: str, environment: dict[str, str
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1", **(environment or {})},
+        env={**os.environ, **(environment or {})},
     ) as process:
         try:
             yield process

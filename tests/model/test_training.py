@@ -128,9 +128,8 @@ def _training(config, *overrides) -> Iterator[subprocess.Popen[str]]:
     whole.write_text(to_yaml(config))
     # Whoever started the tests may have told them to ignore Ctrl-C, and that is inherited.
     code = """
-import signal, torch
+import signal
 signal.signal(signal.SIGINT, signal.default_int_handler)
-torch.set_num_threads(1)
 from onesheet.cli import main
 main()
 """
