@@ -111,7 +111,13 @@ def test_a_trial_that_lags_behind_is_given_up(sweep):
     """Every trial before it did better than any of these ever could."""
     wanted = sweep(trials=15)
     pruner = optuna.pruners.HyperbandPruner(min_resource=1, reduction_factor=2)
-    study = optuna.create_study(study_name="test", storage=wanted.store, direction="maximize", pruner=pruner)
+    study = optuna.create_study(
+        study_name="test",
+        storage=wanted.store,
+        sampler=optuna.samplers.RandomSampler(seed=0),
+        direction="maximize",
+        pruner=pruner,
+    )
     space = read_config(wanted.space, SearchSpace)
     for _ in range(12):
         trial = study.ask()

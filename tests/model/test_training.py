@@ -31,6 +31,9 @@ from onesheet.training.network import PosterNet
 from onesheet.training.pretrained import require_pretrained
 from onesheet.training.run import repeat_differences, train
 
+# Larger pictures, for runs that are ended from outside: between two checkpoints there is time for that.
+LONG_EPOCHS = ("model.height=96", "model.width=64")
+
 
 def test_a_model_learns_what_there_is_to_learn(checkpoint):
     with (checkpoint.parent / "metrics/version_0/metrics.csv").open() as file:
@@ -73,8 +76,8 @@ def test_resume_goes_on_after_the_last_epoch(configure, tmp_path):
 def test_a_run_that_was_interrupted_can_be_resumed(configure, tmp_path, devices):
     """By Ctrl-C in the middle of training, once a checkpoint is there; `kill -9` is below."""
     run_dir = tmp_path / "run"
-    together = (f"trainer.devices={devices}", "trainer.accelerator=cpu")
-    with _training(configure(run_dir), "trainer.epochs=500", *together) as process:
+    together = (*LONG_EPOCHS, f"trainer.devices={devices}", "trainer.accelerator=cpu")
+    with _training(configure(run_dir, *together), "trainer.epochs=500") as process:
         _wait_until((run_dir / "last.ckpt").exists, process)
         time.sleep(0.2)  # while the file is still being closed, Python may lose a Ctrl-C in its destructor
         os.killpg(process.pid, signal.SIGINT)
@@ -94,8 +97,7 @@ def test_a_killed_run_ends_as_if_it_had_never_been_killed(configure, tmp_path):
         "augment.rotate=5",
         "model.dropout=0.3",
         "trainer.accumulate=2",
-        # Large enough for an epoch that somebody can be killed in
-        *("model.height=96", "model.width=64"),
+        *LONG_EPOCHS,
     )
     unbroken = train(configure(tmp_path / "unbroken", *overrides))
     config = configure(tmp_path / "killed", *overrides)
