@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 from filelock import FileLock
 from PIL import Image
+from tests import leak_check
 
 from onesheet.bundle import write_bundle
 from onesheet.image import PreprocessSpec
@@ -36,6 +37,10 @@ if TYPE_CHECKING:
 REQUIRE_ALL = os.environ.get("ONESHEET_REQUIRE_ALL") == "1"
 GENRES = ("Comedy", "Drama", "Horror", "Romance")
 HEIGHT, WIDTH, EMBEDDING = 32, 24, 8
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    leak_check.configure(config)
 
 
 @pytest.fixture(scope="session", autouse=True)
