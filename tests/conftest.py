@@ -7,6 +7,8 @@ import io
 import os
 import shutil
 import socket
+import subprocess
+from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,11 +21,12 @@ import numpy as np
 import pytest
 from filelock import FileLock
 from PIL import Image
-from tests import leak_check
 
 from onesheet.bundle import write_bundle
 from onesheet.image import PreprocessSpec
 from onesheet.predictor import Predictor, load_predictor
+from tests import leak_check
+from tests.processes import started_process
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -111,6 +114,13 @@ def make_poster() -> Callable[..., bytes]:
         return encoded.getvalue()
 
     return make
+
+
+@pytest.fixture
+def start_process() -> Iterator[Callable[..., subprocess.Popen[Any]]]:
+    """`start_process(command, stderr=…)`: a process that ends with the test, and all that it has started."""
+    with ExitStack() as stack:
+        yield lambda *arguments, **options: stack.enter_context(started_process(*arguments, **options))
 
 
 @pytest.fixture(scope="session")

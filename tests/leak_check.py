@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import psutil
 import pytest
+
 from tests.processes import OWNER, held, is_running, kill, kill_all, started_by
 
 if TYPE_CHECKING:
@@ -115,7 +116,7 @@ class LeakCheck:
         }
 
     def _processes(self) -> dict[int, psutil.Process]:
-        """Those that run, were started by tests, and will not be ended by `start_process`."""
+        """Those that run, were started by tests, and will not be ended by `started_process`."""
         pids = set(psutil.pids())
         self._others &= pids
         for pid in pids - self._others - self._ours.keys():

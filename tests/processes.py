@@ -13,7 +13,7 @@ import subprocess
 import threading
 import time
 from contextlib import contextmanager, suppress
-from http.server import BaseHTTPRequestHandler, HTTPServer, ThreadingHTTPServer
+from http.server import HTTPServer
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import psutil
@@ -22,9 +22,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
 _Found = TypeVar("_Found")
+_Server = TypeVar("_Server", bound="HTTPServer")
 
 # Seconds. Tests wait for conditions: only what hangs takes so long, however busy the machine is.
-PATIENCE = 300
+MAX_WAIT = 300
 
 # The environment variable. A value ends with a slash, and is the beginning of the values of what was started below.
 OWNER = "TESTS_STARTED_BY"
@@ -36,7 +37,7 @@ _numbers = itertools.count(1)
 
 
 @contextmanager
-def start_process(command: Sequence[object], **options: Any) -> Iterator[subprocess.Popen[Any]]:
+def started_process(command: Sequence[object], **options: Any) -> Iterator[subprocess.Popen[Any]]:
     """Start a process in a session of its own; at the end of the block, kill it and all that it has started.
 
     Args:
@@ -48,18 +49,20 @@ def start_process(command: Sequence[object], **options: Any) -> Iterator[subproc
     options = {"text": True, "start_new_session": os.name == "posix", **options, "env": environment}
     held.add(owner)
     try:
-        with subprocess.Popen(list(map(str, command)), **options) as process:
+        arguments = [part if isinstance(part, bytes) else str(part) for part in command]
+        with subprocess.Popen(arguments, **options) as process:
             try:
                 yield process
             finally:
                 process.kill()  # first, as it may restart the others
+                process.wait()
                 kill_all(owner)
     finally:
         held.discard(owner)
 
 
 def run_command(
-    command: Sequence[object], *, check: bool = False, timeout: float = PATIENCE, **options: Any
+    command: Sequence[object], *, check: bool = False, timeout: float = MAX_WAIT, **options: Any
 ) -> subprocess.CompletedProcess[Any]:
     """Run a command to its end, like `subprocess.run`, and capture its output; kill whatever it leaves.
 
@@ -74,7 +77,7 @@ def run_command(
         subprocess.TimeoutExpired: It did not end in time; its whole tree has been killed.
     """
     pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    with start_process(command, **{**pipes, **options}) as process:
+    with started_process(command, **{**pipes, **options}) as process:
         out, err = process.communicate(timeout=timeout)
     done = subprocess.CompletedProcess(process.args, process.returncode, out, err)
     assert done.returncode == 0 or not check, f"{done.args} exited with {done.returncode}:\n{out}\n{err}"
@@ -103,7 +106,7 @@ def is_running(pid: int) -> bool:
     return False
 
 
-def kill_all(owner: str, seconds: float = PATIENCE) -> None:
+def kill_all(owner: str, seconds: float = MAX_WAIT) -> None:
     """Kill the processes that carry this value, also those that are started meanwhile; return when all are gone.
 
     Raises:
@@ -125,11 +128,9 @@ def kill(processes: Iterable[psutil.Process]) -> None:
 
 
 @contextmanager
-def serve_in_thread(
-    handler: type[BaseHTTPRequestHandler], server_class: type[HTTPServer] = ThreadingHTTPServer
-) -> Iterator[HTTPServer]:
-    """Serve HTTP on a free port of 127.0.0.1 in a thread, until the end of the block."""
-    with server_class(("127.0.0.1", 0), handler) as server:
+def serve_in_thread(server: _Server) -> Iterator[_Server]:
+    """Let a server answer in a thread, until the end of the block."""
+    with server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
         thread.start()
         try:
@@ -139,7 +140,7 @@ def serve_in_thread(
             thread.join()
 
 
-def eventually(condition: Callable[[], _Found | None], seconds: float = PATIENCE) -> _Found:
+def eventually(condition: Callable[[], _Found | None], seconds: float = MAX_WAIT) -> _Found:
     """Ask again and again until the answer is true; return that answer.
 
     Raises:

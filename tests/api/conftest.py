@@ -10,16 +10,15 @@ import shutil
 import signal
 import socket
 import sqlite3
-import subprocess
 import sys
 import tempfile
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, closing, contextmanager, redirect_stderr, suppress
+from contextlib import ExitStack, asynccontextmanager, closing, contextmanager, redirect_stderr, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self
 
 import httpx
 import pytest
@@ -34,6 +33,7 @@ from onesheet.registry import open_registry
 from onesheet.registry.lineage import submission
 from onesheet.serving import create_app
 from onesheet.settings import Settings
+from tests.processes import MAX_WAIT, eventually, run_command, serve_in_thread, started_process
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
@@ -45,8 +45,6 @@ if TYPE_CHECKING:
     from onesheet.predictor import Predictor
     from onesheet.registry import Registry, Version
 
-
-_Found = TypeVar("_Found")
 
 # Debian keeps the server's programs beside the path.
 _FOLDERS = (*sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True),)
@@ -67,12 +65,15 @@ class Postgres:
     """
 
     def __init__(self, programs: Path, folder: Path) -> None:
-        self._programs, self._folder = programs, folder
+        self._programs, self._folder, self._running = programs, folder, ExitStack()
         with socket.create_server(("127.0.0.1", 0)) as listener:
             self._port = listener.getsockname()[1]
+        self._user: dict[str, Any] = {"cwd": folder}
         if os.geteuid() == 0:  # it refuses to run as root
             shutil.chown(folder, "postgres")
-        self._run("initdb", "-A", "trust", "-U", "onesheet", "-E", "UTF8", "--no-sync")
+            self._user |= {"user": "postgres", "group": "postgres", "extra_groups": []}
+        options = ("-D", folder / "data", "-A", "trust", "-U", "onesheet", "-E", "UTF8", "--no-sync")
+        run_command([programs / "initdb", *options], check=True, **self._user)
 
     @property
     def url(self) -> str:
@@ -81,19 +82,25 @@ class Postgres:
 
     def start(self) -> None:
         """Returns when it accepts connections."""
-        options = f"-p {self._port} -h 127.0.0.1 -k '' -c fsync=off"
-        self._run("pg_ctl", "-w", "-o", options, "-l", str(self._folder / "log"), "start")
+        command = [self._programs / "postgres", "-D", self._folder / "data"]
+        command += ["-p", self._port, "-h", "127.0.0.1", "-k", "", "-c", "fsync=off"]
+        with (self._folder / "log").open("ab") as log:
+            process = started_process(command, stdout=log, stderr=log, **self._user)
+            self._process = self._running.enter_context(process)
+        eventually(self._accepts_connections)
 
     def stop(self) -> None:
         """At once, as if the machine had gone."""
-        self._run("pg_ctl", "-m", "immediate", "stop")
+        self._process.send_signal(signal.SIGQUIT)
+        self._process.wait(MAX_WAIT)
+        self._running.close()
 
     @contextmanager
     def hung(self) -> Iterator[None]:
         """All its processes stand still: connections stay open, and nothing answers."""
         import psutil
 
-        postmaster = psutil.Process(int((self._folder / "data/postmaster.pid").read_text().split()[0]))
+        postmaster = psutil.Process(self._process.pid)
         family = [postmaster, *postmaster.children(recursive=True)]
         for process in family:
             process.suspend()
@@ -110,10 +117,14 @@ class Postgres:
     def __exit__(self, *_: object) -> None:
         self.stop()
 
-    def _run(self, program: str, *arguments: str) -> None:
-        command = [str(self._programs / program), "-D", str(self._folder / "data"), *arguments]
-        user = {"user": "postgres", "group": "postgres", "extra_groups": []} if os.geteuid() == 0 else {}
-        subprocess.run(command, check=True, cwd=self._folder, stdout=subprocess.DEVNULL, **user)
+    def _accepts_connections(self) -> bool:
+        import psycopg
+
+        assert self._process.poll() is None, (self._folder / "log").read_text()
+        with suppress(psycopg.OperationalError):
+            psycopg.connect(self.url, connect_timeout=MAX_WAIT).close()
+            return True
+        return False
 
 
 @pytest.fixture
@@ -241,19 +252,16 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 from onesheet.cli import main
 main()
 """
-        with self._log.open("wb") as stderr:
-            self.process = subprocess.Popen(
-                [sys.executable, "-c", code, "serve", *options],
-                cwd=folder,
-                env=variables,
-                stderr=stderr,
-                start_new_session=True,
-            )
-        self.url = self._first_line("listening")["url"]
-        host, port = self.url.removeprefix("http://").rsplit(":", 1)
-        self.address = (host, int(port))
-        self.log_url = settings.get("LOG_URL", f"sqlite:///{folder}/onesheet.db")
-        wait_until_ready(self.url)
+        command = [sys.executable, "-c", code, "serve", *options]
+        with ExitStack() as running:
+            stderr = running.enter_context(self._log.open("wb"))
+            self.process = running.enter_context(started_process(command, cwd=folder, env=variables, stderr=stderr))
+            self.url = self._first_line("listening")["url"]
+            host, port = self.url.removeprefix("http://").rsplit(":", 1)
+            self.address = (host, int(port))
+            self.log_url = settings.get("LOG_URL", f"sqlite:///{folder}/onesheet.db")
+            wait_until_ready(self.url)
+            self._running = running.pop_all()
 
     def log(self) -> str:
         """What it has logged so far."""
@@ -305,18 +313,11 @@ main()
     def stop(self, how: int = signal.SIGTERM) -> int:
         """Ask it to stop, and wait for it; its exit code."""
         self.process.send_signal(how)
-        return self.process.wait(20)
+        return self.process.wait(MAX_WAIT)
 
     def kill(self) -> None:
-        """At once, and all of it: some servers start their workers in groups of their own."""
-        import psutil
-
-        with suppress(psutil.NoSuchProcess):
-            started = psutil.Process(self.process.pid)
-            for process in (*started.children(recursive=True), started):
-                with suppress(psutil.NoSuchProcess):
-                    process.kill()
-        self.process.wait()
+        """At once, and all that it has started."""
+        self._running.close()
 
     def _first_line(self, event: str) -> dict[str, Any]:
         def found() -> dict[str, Any] | None:
@@ -325,11 +326,7 @@ main()
             lines = [json.loads(line) for line in said if line.endswith("\n")]
             return next((line for line in lines if line["event"] == event), None)
 
-        try:
-            return eventually(found)
-        except BaseException:
-            self.kill()
-            raise
+        return eventually(found)
 
 
 class Load:
@@ -358,7 +355,7 @@ class Load:
             started = time.monotonic()
             try:
                 with httpx.Client() as client:
-                    answer = client.post(f"{self._url}/predict", files={"file": self._poster}, timeout=20)
+                    answer = client.post(f"{self._url}/predict", files={"file": self._poster}, timeout=MAX_WAIT)
             except httpx.TransportError:
                 self.broken += 1
                 continue
@@ -390,16 +387,6 @@ def load() -> Iterator[Callable[..., Load]]:
     yield start
     for one in started:
         one.stop()
-
-
-def eventually(condition: Callable[[], _Found | None], seconds: float = 30) -> _Found:
-    """Ask again and again until the answer is true; that answer."""
-    deadline = time.monotonic() + seconds
-    while not (found := condition()):
-        if time.monotonic() > deadline:
-            raise TimeoutError
-        time.sleep(0.02)
-    return found
 
 
 def wait_until_ready(url: str) -> None:
@@ -499,10 +486,6 @@ class Receiver(BaseHTTPRequestHandler):
 def receiver() -> Iterator[type[Receiver]]:
     """GitHub, as far as it takes a dispatch: `url`, `seen`, and the `statuses` that it shall answer with."""
     Receiver.statuses, Receiver.seen = [], []
-    with ThreadingHTTPServer(("127.0.0.1", 0), Receiver) as running:
-        thread = threading.Thread(target=running.serve_forever)
-        thread.start()
+    with serve_in_thread(ThreadingHTTPServer(("127.0.0.1", 0), Receiver)) as running:
         Receiver.url = f"http://127.0.0.1:{running.server_port}/repos/films/onesheet/dispatches"
         yield Receiver
-        running.shutdown()
-        thread.join()

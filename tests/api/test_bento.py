@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import socket
-import subprocess
 import sys
 from pathlib import Path
 
@@ -15,6 +14,7 @@ import pytest
 from onesheet.errors import InvalidRequestError, MissingExtraError, OnesheetError
 from onesheet.predictionlog import PredictionLog
 from onesheet.serving.bento_server import serve_with_bentoml
+from tests.processes import run_command
 
 pytest.importorskip("bentoml")
 
@@ -35,7 +35,7 @@ def server(serving, tmp_path, monkeypatch):
 def ask(server, *posters):
     """BentoML's own client, in a process of its own: it leaves a folder to the garbage collector."""
     command = [sys.executable, str(CLIENT), server.url, *map(str, posters)]
-    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=60)
+    done = run_command(command)
     assert done.returncode == 0, done.stderr
     return [json.loads(line) for line in done.stdout.splitlines()]
 

@@ -6,7 +6,6 @@ import importlib.util
 import io
 import json
 import re
-import subprocess
 import sys
 import tarfile
 import tomllib
@@ -35,6 +34,7 @@ from onesheet.cloud.google import Google, read_secret
 from onesheet.configs import default_config_dir, read_config
 from onesheet.errors import CloudError, ConfigError, OnesheetError
 from onesheet.settings import Settings
+from tests.processes import run_command
 
 ROOT = Path(__file__).parents[2]
 PLACE = "projects/films/locations/europe-west4"
@@ -309,7 +309,7 @@ def test_a_local_build_runs_docker_for_each_image_and_pushes_it(cloud, stand_in,
 def test_images_are_tagged_with_the_commit_and_changes_told_apart(cloud, stand_in, tmp_path, monkeypatch):
     def git(*arguments: str) -> None:
         identity = ("-c", "user.name=test", "-c", "user.email=test@example.com")
-        subprocess.run(["git", *identity, *arguments], cwd=tmp_path, check=True, capture_output=True)
+        run_command(["git", *identity, *arguments], cwd=tmp_path, check=True)
 
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ConfigError, match=r"no commit of onesheet here .*say --tag"):

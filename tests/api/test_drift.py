@@ -8,7 +8,6 @@ import json
 import os
 import re
 import signal
-import subprocess
 import sys
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -32,12 +31,12 @@ from onesheet.monitoring.drift.report import Report
 from onesheet.monitoring.drift.service import create_drift_app
 from onesheet.monitoring.drift.two_samples import domain_classifier
 from onesheet.predictionlog import DriftRun, DriftRuns, Feedback, LoggedPrediction, PredictionLog
+from tests.processes import MAX_WAIT
 
 NOW = datetime.now(UTC)
 WEEK = timedelta(days=7)
 REFERENCE = 400
 # Seconds; what lets others go first may wait long beside other tests.
-PATIENCE = 200
 
 
 class World:
@@ -335,7 +334,6 @@ def test_a_moment_that_is_none_is_refused(drifted, since):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(4 * PATIENCE)
 def test_the_report_says_what_the_verdict_says(drifted, world, bundle):
     drifted.append(world.answers(1, embedding=np.full((1, 8), np.nan)))
     drift = find_drift(drifted, bundle, NOW - WEEK, NOW, with_report=True)
@@ -456,22 +454,20 @@ async def test_the_service_counts_what_fails_and_goes_on(drifted, settings, tmp_
         assert "onesheet_drift_failures_total 1.0" in (await client.get("/metrics")).text
 
 
-@pytest.mark.timeout(4 * PATIENCE)
 @pytest.mark.skipif(sys.platform != "linux", reason="priorities of threads are Linux's")
-def test_the_service_runs_until_it_is_asked_to_stop_and_lets_others_go_first(drifted, tmp_path, eventually):
+def test_the_service_runs_until_it_is_asked_to_stop_and_lets_others_go_first(
+    drifted, tmp_path, start_process, eventually
+):
     command = [sys.executable, "-m", "onesheet", "watch", "--port", "0", "--every", "0.0001"]
     with (tmp_path / "said").open("w") as said:
-        process = subprocess.Popen(command, cwd=tmp_path, stdout=said, stderr=said)
-    try:
-        eventually(lambda: "listening" in (tmp_path / "said").read_text(), PATIENCE)
-        url = re.search(r"http://[\d.:]+", (tmp_path / "said").read_text())[0]
-        assert httpx.get(f"{url}/livez", timeout=PATIENCE).json() == {"status": "ok"}
-        eventually(lambda: "onesheet_drift_verdict" in httpx.get(f"{url}/metrics", timeout=PATIENCE).text, PATIENCE)
-        assert {os.getpriority(os.PRIO_PROCESS, thread.id) for thread in psutil.Process(process.pid).threads()} == {19}
-    finally:
-        process.send_signal(signal.SIGTERM)
-        code = process.wait(PATIENCE)
-    assert code == 0
+        process = start_process(command, cwd=tmp_path, stdout=said, stderr=said)
+    eventually(lambda: "listening" in (tmp_path / "said").read_text())
+    url = re.search(r"http://[\d.:]+", (tmp_path / "said").read_text())[0]
+    assert httpx.get(f"{url}/livez", timeout=MAX_WAIT).json() == {"status": "ok"}
+    eventually(lambda: "onesheet_drift_verdict" in httpx.get(f"{url}/metrics", timeout=MAX_WAIT).text)
+    assert {os.getpriority(os.PRIO_PROCESS, thread.id) for thread in psutil.Process(process.pid).threads()} == {19}
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(MAX_WAIT) == 0
     assert "Traceback" not in (tmp_path / "said").read_text()
 
 

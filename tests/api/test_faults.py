@@ -7,7 +7,6 @@ import os
 import shutil
 import socket
 import struct
-import subprocess
 import threading
 import time
 import zlib
@@ -19,6 +18,8 @@ import httpx
 import psutil
 import pytest
 from PIL import Image
+
+from tests.processes import run_command
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -108,7 +109,7 @@ def test_a_store_that_hangs_holds_nobody_up(serving, load, make_poster, postgres
 def small_disk(folder: Path, size: str) -> Iterator[None]:
     """A file system of its own, which can be filled."""
     folder.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", folder], capture_output=True)
+    mounted = run_command(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", folder])
     if mounted.returncode:
         if os.environ.get("ONESHEET_REQUIRE_ALL") == "1":
             pytest.fail(f"no disk can be mounted: {mounted.stderr.decode()}")
@@ -116,7 +117,7 @@ def small_disk(folder: Path, size: str) -> Iterator[None]:
     try:
         yield
     finally:
-        subprocess.run(["umount", "-l", folder], check=True)
+        run_command(["umount", "-l", folder], check=True)
 
 
 def fill(path: Path) -> None:

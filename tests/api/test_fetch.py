@@ -5,7 +5,6 @@ from __future__ import annotations
 import ipaddress
 import json
 import ssl
-import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -15,6 +14,7 @@ import trustme
 from onesheet.errors import ImageTooLargeError, UrlFetchError, UrlNotAllowedError
 from onesheet.serving import create_app
 from onesheet.serving.fetch import FetchLimits, ImageFetcher, is_public
+from tests.processes import serve_in_thread
 
 pytestmark = pytest.mark.anyio
 
@@ -150,15 +150,13 @@ def site(make_poster):
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.issue_cert("films.example").configure_cert(context)
     Site.poster = make_poster("blue")
-    with ThreadingHTTPServer(("127.0.0.1", 0), Site) as server:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Site)
+    server.socket = context.wrap_socket(server.socket, server_side=True)
+    with serve_in_thread(server):
         server.asked = []
-        server.daemon_threads = True
-        server.socket = context.wrap_socket(server.socket, server_side=True)
         server.authority = authority
         server.base = f"https://films.example:{server.server_port}"
-        threading.Thread(target=server.serve_forever, daemon=True).start()
         yield server
-        server.shutdown()
 
 
 @pytest.fixture

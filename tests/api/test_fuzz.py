@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -15,6 +14,7 @@ import pytest
 from PIL import Image
 
 from onesheet.serving.guard import digest
+from tests.processes import run_command
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -111,7 +111,7 @@ def test_schemathesis_finds_nothing(serving, tmp_path, key):
         *("--exclude-checks", "positive_data_acceptance"),
         *("--header", f"Authorization: Bearer {OPERATOR}", *(["--header", f"X-API-Key: {key}"] if key else [])),
     ]
-    found = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    found = run_command(command, cwd=tmp_path)
     assert found.returncode == 0, found.stdout
     assert "15 selected / 15 total" in found.stdout
     assert server.mistakes() == []

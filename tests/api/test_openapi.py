@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 
 import pytest
 
 from onesheet.serving.context import PROBES
+from tests.processes import run_command
 
 pytestmark = pytest.mark.anyio
 
@@ -73,6 +73,6 @@ async def test_importing_the_api_loads_nothing_heavy_and_does_nothing():
         " 'onesheet.evaluation')\n"
         "print([name for name in names if name in sys.modules], threading.active_count())"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    done = run_command([sys.executable, "-c", code], check=True)
     assert done.stdout.split("\n")[0] == "[] 1"
     assert done.stderr == ""

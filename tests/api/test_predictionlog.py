@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import subprocess
 import sys
 import threading
 from datetime import UTC, datetime, timedelta
@@ -17,6 +16,7 @@ from onesheet.errors import InvalidRequestError, LogUnavailableError, UnknownPre
 from onesheet.image_statistics import STATISTICS
 from onesheet.predictionlog import Feedback, GroupWriter, LoggedPrediction, PredictionLog
 from onesheet.predictionlog.schema import METADATA
+from tests.processes import MAX_WAIT
 
 NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
 
@@ -117,7 +117,7 @@ def write_many(url: str, number: int) -> None:
 
     def submit(part: list[LoggedPrediction]) -> None:
         for given in part:
-            writer.submit(given).result(timeout=30)
+            writer.submit(given).result(MAX_WAIT)
 
     threads = [threading.Thread(target=submit, args=(mine[start::5],)) for start in range(5)]
     for thread in threads:
@@ -128,12 +128,11 @@ def write_many(url: str, number: int) -> None:
     log.close()
 
 
-@pytest.mark.timeout(120)
-def test_eight_processes_write_at_once_and_nothing_is_lost_or_doubled(log_url):
+def test_eight_processes_write_at_once_and_nothing_is_lost_or_doubled(log_url, start_process):
     """They also create the tables at once."""
     code = "import runpy, sys; runpy.run_path(sys.argv[1])['write_many'](sys.argv[2], int(sys.argv[3]))"
-    processes = [subprocess.Popen([sys.executable, "-c", code, __file__, log_url, str(place)]) for place in range(8)]
-    assert [process.wait() for process in processes] == [0] * 8
+    processes = [start_process([sys.executable, "-c", code, __file__, log_url, place]) for place in range(8)]
+    assert [process.wait(MAX_WAIT) for process in processes] == [0] * 8
     log = PredictionLog(log_url)
     found = [kept.request_id for kept in log.predictions()]
     log.close()
@@ -160,7 +159,7 @@ def test_what_arrives_while_a_group_is_written_becomes_the_next_group():
 
     def append(group) -> None:
         groups.append(len(group))
-        may_go.wait(10)
+        may_go.wait(MAX_WAIT)
 
     writer = GroupWriter(append)
     first = writer.submit(answer())
@@ -169,7 +168,7 @@ def test_what_arrives_while_a_group_is_written_becomes_the_next_group():
     others = [writer.submit(answer()) for _ in range(20)]
     may_go.set()
     for written in (first, *others):
-        written.result(timeout=10)
+        written.result(MAX_WAIT)
     writer.close()
     assert groups == [1, 20]
 
@@ -181,12 +180,12 @@ def held_writer():
 
     def append(group) -> None:
         started.set()
-        assert may_go.wait(10)
+        assert may_go.wait(MAX_WAIT)
         written.extend(given.id for given in group)
 
     writer = GroupWriter(append)
     writer.submit(answer())
-    assert started.wait(10)
+    assert started.wait(MAX_WAIT)
     yield writer, may_go, written
     may_go.set()
     writer.close()
@@ -198,7 +197,7 @@ def test_what_nobody_waits_for_any_more_is_not_written(held_writer):
     futures = [writer.submit(one) for one in given]
     assert futures[1].cancel()
     may_go.set()
-    futures[2].result(timeout=10)
+    futures[2].result(MAX_WAIT)
     assert written[1:] == [given[0].id, given[2].id]
 
 
@@ -208,7 +207,7 @@ def test_behind_a_database_that_hangs_only_so_many_wait(held_writer, monkeypatch
     futures = [writer.submit(answer()) for _ in range(3)]
     assert isinstance(futures[2].exception(timeout=0), LogUnavailableError)
     may_go.set()
-    futures[1].result(timeout=10)
+    futures[1].result(MAX_WAIT)
     assert len(written) == 3
 
 
@@ -221,9 +220,9 @@ def test_a_group_that_fails_is_told_to_everybody_in_it_and_the_next_is_written()
 
     writer = GroupWriter(append)
     with pytest.raises(LogUnavailableError):
-        writer.submit(answer()).result(timeout=10)
+        writer.submit(answer()).result(MAX_WAIT)
     failing = False
-    assert writer.submit(answer()).result(timeout=10) is None
+    assert writer.submit(answer()).result(MAX_WAIT) is None
     writer.close()
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import os
 import re
-import subprocess
 import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -30,6 +30,7 @@ from onesheet.errors import (
 )
 from onesheet.registry import Registry, open_registry, verification
 from onesheet.settings import Settings
+from tests.processes import MAX_WAIT, eventually, started_process
 
 
 @pytest.fixture(scope="module")
@@ -44,23 +45,20 @@ def mlflow_server(tmp_path_factory: pytest.TempPathFactory, free_port) -> Iterat
         "--workers": "1",
     }
     command = [sys.executable, "-m", "mlflow", "server", *(word for pair in options.items() for word in pair)]
-    with (folder / "log").open("wb") as log:
-        server = subprocess.Popen(
-            command, stdout=log, stderr=log, cwd=folder, env={**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true"}
-        )
-    try:
-        for _ in range(240):
-            try:
-                httpx.get(f"http://127.0.0.1:{port}/health", timeout=1).raise_for_status()
-                break
-            except httpx.HTTPError:
-                threading.Event().wait(0.5)
-        else:
-            pytest.fail((folder / "log").read_text())
+    environment = {**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true"}
+    with (
+        (folder / "log").open("wb") as log,
+        started_process(command, stdout=log, stderr=log, cwd=folder, env=environment) as server,
+    ):
+
+        def answers() -> bool:
+            assert server.poll() is None, (folder / "log").read_text()
+            with suppress(httpx.TransportError):
+                return httpx.get(f"http://127.0.0.1:{port}/health", timeout=MAX_WAIT).is_success
+            return False
+
+        eventually(answers)
         yield f"http://127.0.0.1:{port}"
-    finally:
-        server.terminate()
-        server.wait(30)
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import pairwise
@@ -14,6 +13,7 @@ pytest.importorskip("opentelemetry.exporter.otlp.proto.http")
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from onesheet.serving import create_app
+from tests.processes import serve_in_thread
 
 pytestmark = pytest.mark.anyio
 
@@ -34,11 +34,9 @@ def collector():
         def log_message(self, *args):
             pass
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Collector) as server:
+    with serve_in_thread(ThreadingHTTPServer(("127.0.0.1", 0), Collector)) as server:
         server.url, server.spans = f"http://127.0.0.1:{server.server_port}", spans
-        threading.Thread(target=server.serve_forever, daemon=True).start()
         yield server
-        server.shutdown()
 
 
 async def test_a_request_and_its_stages_are_traced(settings, predictor, connect, collector, make_poster):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import subprocess
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,6 +11,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 from PIL import Image
+
+from tests.processes import run_command
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -75,7 +76,7 @@ module.fetch(sys.argv[1], Path(sys.argv[2]), progress=die)
 
     def kill(source: str, out: Path, files: int = 0, size: int = 0) -> None:
         arguments = [source, str(out), str(files), str(size)]
-        done = subprocess.run([sys.executable, "-c", script, *arguments], check=False)
+        done = run_command([sys.executable, "-c", script, *arguments])
         assert done.returncode == -9
 
     return kill

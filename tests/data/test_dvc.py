@@ -19,6 +19,7 @@ import pytest
 
 from onesheet.cli import main
 from onesheet.data import dvc
+from tests.processes import MAX_WAIT, eventually, run_command, started_process
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -52,7 +53,7 @@ def template(environment: None, made_up_posters: Path, tmp_path_factory: pytest.
         shutil.copy(poster, folder / "raw/Images")
     dvc = (sys.executable, "-m", "dvc")
     for command in (("git", "init", "-q"), (*dvc, "init", "-q"), (*dvc, "add", "-q", "raw")):
-        subprocess.run(command, cwd=folder, check=True)
+        run_command(command, cwd=folder, check=True)
     return folder
 
 
@@ -125,24 +126,19 @@ from onesheet.cli import main
 main()
 """
     command = [sys.executable, "-c", code, "data", direction, *options]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
-        try:
-            yield process
-        finally:
-            process.kill()
+    with started_process(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
+        yield process
 
 
 def signal_in_the_middle(bucket: Any, process: subprocess.Popen[str], number: signal.Signals, method: str) -> None:
     """Send a signal when 15 objects are through; none of what the process started outlives it."""
     moved = bucket.uploaded if method == "POST" else bucket.downloaded
-    deadline = time.monotonic() + 60
-    while moved.total() < 15 and time.monotonic() < deadline:
-        time.sleep(0.005)
+    eventually(lambda: moved.total() >= 15)
     workers = psutil.Process(process.pid).children()
     assert workers
     process.send_signal(number)
-    process.wait(10)
-    assert psutil.wait_procs(workers, timeout=10)[1] == []
+    process.wait(MAX_WAIT)
+    assert psutil.wait_procs(workers, timeout=MAX_WAIT)[1] == []
 
 
 def slowly(method: str, name: str) -> None:

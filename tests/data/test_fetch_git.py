@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import socket
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -16,6 +15,7 @@ import pytest
 from onesheet.data.fetch import fetch
 from onesheet.data.progress import Progress
 from onesheet.errors import FetchError
+from tests.processes import run_command
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.skipif(shutil.which("git") is None, reason="needs git")
 def git(*arguments: str, folder: Path) -> str:
     author = ["-c", "user.name=A", "-c", "user.email=a@example.org", "-c", "gc.auto=0"]
     command = ["git", *author, "-C", str(folder), *arguments]
-    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    return str(run_command(command, check=True).stdout)
 
 
 @pytest.fixture

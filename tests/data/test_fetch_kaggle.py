@@ -25,6 +25,7 @@ from onesheet.data.fetch import fetch
 from onesheet.data.progress import Progress
 from onesheet.data.sources import kaggle
 from onesheet.errors import FetchError
+from tests.processes import serve_in_thread
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -109,13 +110,11 @@ def server(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ite
         archive.writestr("../../../evil.txt", "evil")
         archive.writestr("Multi_Label_dataset/readme.txt", bytes(2 * CHUNK))
     contract = Kaggle(packed.getvalue())
-    http = ThreadingHTTPServer(("127.0.0.1", 0), type("Bound", (Handler,), {"kaggle": contract}))
-    threading.Thread(target=http.serve_forever, daemon=True).start()
-    monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{http.server_port}")
-    _isolate(monkeypatch, tmp_path)
-    yield contract
-    http.shutdown()
-    http.server_close()
+    bound = type("Bound", (Handler,), {"kaggle": contract})
+    with serve_in_thread(ThreadingHTTPServer(("127.0.0.1", 0), bound)) as http:
+        monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{http.server_port}")
+        _isolate(monkeypatch, tmp_path)
+        yield contract
 
 
 def _isolate(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -12,7 +12,6 @@ import struct
 import subprocess
 import sys
 import tarfile
-import threading
 import time
 import zipfile
 from contextlib import contextmanager
@@ -39,6 +38,7 @@ from onesheet.scoring.parts import PART_ROWS
 from onesheet.scoring.scorer import Scorer
 from onesheet.scoring.sources import find_source
 from onesheet.serving.fetch import ImageFetcher
+from tests.processes import MAX_WAIT, eventually, serve_in_thread
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -252,11 +252,10 @@ def site(folder: Path) -> Iterator[tuple[str, ssl.SSLContext]]:
     authority.configure_trust(trusted)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.issue_cert("poster.example").configure_cert(context)
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        server.socket = context.wrap_socket(server.socket, server_side=True)
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.socket = context.wrap_socket(server.socket, server_side=True)
+    with serve_in_thread(server):
         yield f"https://poster.example:{server.server_port}", trusted
-        server.shutdown()
 
 
 # ------------------------------------------------------------------------------------------- hostile catalogues
@@ -418,13 +417,17 @@ def many(tmp_path: Path, make_poster: Callable[..., bytes]) -> Path:
     return write(tmp_path / "many.csv", "\n".join(["path", *(f"{name}.jpg" for name in rows)]))
 
 
-def started(many: Path, out: Path, bundle: Path, *options: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "onesheet", "score", many, "--out", out, "--bundle", bundle, *options, "--json"]
-    return subprocess.Popen(list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+@pytest.fixture
+def started(start_process: Callable[..., subprocess.Popen[str]]) -> Callable[..., subprocess.Popen[str]]:
+    def start(many: Path, out: Path, bundle: Path, *options: str) -> subprocess.Popen[str]:
+        command = [sys.executable, "-m", "onesheet", "score", many, "--out", out, "--bundle", bundle, *options]
+        return start_process([*command, "--json"], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+    return start
 
 
 def finished(process: subprocess.Popen[str]) -> dict[str, Any]:
-    said, errors = process.communicate(timeout=120)
+    said, errors = process.communicate(timeout=MAX_WAIT)
     assert process.returncode == 0, errors
     return dict(json.loads(said))
 
@@ -434,7 +437,7 @@ def parts(out: Path) -> dict[str, int]:
     return {path.name: path.stat().st_mtime_ns for path in Path(f"{out}.parts").glob("*.parquet")}
 
 
-def test_a_run_killed_ten_times_makes_the_same_file(many, tiny_bundle, tmp_path):
+def test_a_run_killed_ten_times_makes_the_same_file(started, many, tiny_bundle, tmp_path):
     unbroken, broken = tmp_path / "unbroken.parquet", tmp_path / "broken.parquet"
     done = finished(started(many, unbroken, tiny_bundle, "--embeddings"))
     assert done["rows"] == 12 * PART_ROWS + 77
@@ -456,30 +459,30 @@ def test_a_run_killed_ten_times_makes_the_same_file(many, tiny_bundle, tmp_path)
     assert done["errors"] == {"not_found": 125}
 
 
-def test_ctrl_c_keeps_what_is_done(many, tiny_bundle, tmp_path):
+def test_ctrl_c_keeps_what_is_done(started, many, tiny_bundle, tmp_path):
     out = tmp_path / "out.parquet"
     process = started(many, out, tiny_bundle)
-    while not parts(out):
-        time.sleep(0.002)
+    eventually(lambda: parts(out) or process.poll() is not None)
     process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=30)
+    _, errors = process.communicate(timeout=MAX_WAIT)
     assert process.returncode == 130
     assert "Traceback" not in errors
     assert parts(out)
 
 
-def kill_after_three_parts(source: Path, out: Path, bundle: Path) -> None:
+def kill_after_three_parts(
+    started: Callable[..., subprocess.Popen[str]], source: Path, out: Path, bundle: Path
+) -> None:
     process = started(source, out, bundle)
-    while len(parts(out)) < 3:
-        time.sleep(0.002)
+    eventually(lambda: len(parts(out)) >= 3 or process.poll() is not None)
     process.kill()
     process.communicate()
 
 
-def test_a_damaged_part_is_done_again(many, tiny_bundle, tmp_path):
+def test_a_damaged_part_is_done_again(started, many, tiny_bundle, tmp_path):
     out, whole = tmp_path / "out.parquet", tmp_path / "whole.parquet"
     run(many, "--out", whole, "--bundle", tiny_bundle)
-    kill_after_three_parts(many, out, tiny_bundle)
+    kill_after_three_parts(started, many, out, tiny_bundle)
     (tmp_path / "out.parquet.parts/00000001.parquet").write_bytes(b"PAR1 and nothing more")
     assert run(many, "--out", out, "--bundle", tiny_bundle)["rows_before"] == PART_ROWS
     assert out.read_bytes() == whole.read_bytes()
@@ -539,10 +542,10 @@ def test_what_is_damaged_in_the_folder_of_parts(
         run(folder, "--out", out, "--bundle", tiny_bundle)
 
 
-def test_a_part_that_rots_is_noticed_before_it_is_in_the_file(many, tiny_bundle, tmp_path):
+def test_a_part_that_rots_is_noticed_before_it_is_in_the_file(started, many, tiny_bundle, tmp_path):
     out, whole = tmp_path / "out.parquet", tmp_path / "whole.parquet"
     run(many, "--out", whole, "--bundle", tiny_bundle)
-    kill_after_three_parts(many, out, tiny_bundle)
+    kill_after_three_parts(started, many, out, tiny_bundle)
     rotten = tmp_path / "out.parquet.parts/00000001.parquet"
     content = bytearray(rotten.read_bytes())
     content[200] ^= 255
@@ -619,25 +622,25 @@ def test_an_empty_catalogue(tmp_path, score):
 # --------------------------------------------------------------------------------------------------------- Ray
 
 
-def test_two_workers_of_ray_make_the_same_file(many, tiny_bundle, tmp_path):
+def test_two_workers_of_ray_make_the_same_file(started, many, tiny_bundle, tmp_path):
     """In processes of their own, which print the answer and a warning that no option of Ray stops."""
     here, there = tmp_path / "here.parquet", tmp_path / "there.parquet"
     run(many, "--out", here, "--bundle", tiny_bundle, "--embeddings")
     process = started(many, there, tiny_bundle, "--embeddings", "--engine", "ray", "--workers", "2")
-    said, errors = process.communicate(timeout=200)
+    said, errors = process.communicate(timeout=MAX_WAIT)
     assert process.returncode == 0, errors
     assert [line for line in errors.splitlines() if "ray/issues/53727" not in line] == []
     assert json.loads(said)["rows"] == 12 * PART_ROWS + 77
     assert there.read_bytes() == here.read_bytes()
 
 
-def test_what_stops_a_worker_of_ray_is_told_as_what_it_is(tiny_bundle, tmp_path, monkeypatch):
+def test_what_stops_a_worker_of_ray_is_told_as_what_it_is(started, tiny_bundle, tmp_path, monkeypatch):
     monkeypatch.delenv("STORAGE_EMULATOR_HOST", raising=False)
     monkeypatch.setenv("NO_GCE_CHECK", "true")
     monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(tmp_path / "none.json"))
     table = write(tmp_path / "list.csv", "path\ngs://somewhere/a.jpg\n")
     process = started(table, tmp_path / "out.parquet", tiny_bundle, "--engine", "ray", "--workers", "1")
-    _, errors = process.communicate(timeout=200)
+    _, errors = process.communicate(timeout=MAX_WAIT)
     assert process.returncode == 1
     assert "no Google credentials here that work" in errors
     assert "Traceback" not in errors

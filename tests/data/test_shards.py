@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import subprocess
 import sys
 import tarfile
 from collections.abc import Callable, Iterator
@@ -30,6 +29,7 @@ from onesheet.data.shards import INDEX_FILE, read_index, write_shards
 from onesheet.data.split import SPLITS
 from onesheet.errors import DataError
 from onesheet.image import PreprocessSpec
+from tests.processes import run_command
 
 if TYPE_CHECKING:
     from gcp_storage_emulator.server import Server
@@ -125,7 +125,7 @@ shards.write_shards(read_manifest(Path(sys.argv[1]), Path(sys.argv[2])), sys.arg
     pictures = sum(shard.samples + 1 for shard in index.splits["train"][:3]) + 2
     out = tmp_path / "killed"
     arguments = [tmp_path / "processed" / MANIFEST_FILE, manifest.root, out, pictures, SHARD_BYTES]
-    done = subprocess.run([sys.executable, "-c", script, *map(str, arguments)], check=False)
+    done = run_command([sys.executable, "-c", script, *arguments])
     assert done.returncode == -9
     left = tree(out)
     kept = {f"train/{number:06d}.tar" for number in range(3)}

@@ -7,10 +7,8 @@ import importlib.util
 import os
 import shutil
 import socket
-import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +19,7 @@ from onesheet.cloud.transfer import Transferred, download, exists, upload
 from onesheet.cloud.transfer import bucket as buckets
 from onesheet.cloud.transfer import files as local
 from onesheet.errors import MissingExtraError, TransferError
+from tests.processes import eventually, run_command, started_process
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -125,13 +124,6 @@ def put(bucket: Any, name: str, content: bytes = b"poster") -> None:
     held[name] = held.pop("original") | {"name": name}
 
 
-def wait_for(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-
 def stop_after(bucket: Any, requests: int, method: str, sign: str) -> None:
     """Answer so many requests of a kind, and no further ones."""
     lock, seen = threading.Lock(), []
@@ -147,11 +139,8 @@ def stop_after(bucket: Any, requests: int, method: str, sign: str) -> None:
 
 def killed(direction: str, path: Path, address: str, when: Callable[[], bool]) -> None:
     """Transfer in a process that gets SIGKILL, when every request of it has arrived: half of one stops the emulator."""
-    with subprocess.Popen([sys.executable, "-c", SCRIPT, direction, str(path), address]) as process:
-        try:
-            wait_for(lambda: when() or process.poll() is not None)
-        finally:
-            process.kill()
+    with started_process([sys.executable, "-c", SCRIPT, direction, path, address]) as process:
+        eventually(lambda: when() or process.poll() is not None)
     assert process.returncode == -9
 
 
@@ -581,14 +570,11 @@ def test_two_downloads_of_one_file_at_once(bucket: Any, large: Path, tmp_path: P
     upload(large, f"{ADDRESS}/file.bin")
     stop_after(bucket, 3, "GET", "alt=media")
     target = tmp_path / "file.bin"
-    with subprocess.Popen([sys.executable, "-c", SCRIPT, "download", str(target), f"{ADDRESS}/file.bin"]) as first:
-        try:
-            wait_for(lambda: bucket.faults["silence"] == 1)
-            bucket.fault = lambda *_: None
-            with pytest.raises(TransferError, match=r"^file\.bin is being fetched by another process$"):
-                download(f"{ADDRESS}/file.bin", target)
-        finally:
-            first.kill()
+    with started_process([sys.executable, "-c", SCRIPT, "download", target, f"{ADDRESS}/file.bin"]):
+        eventually(lambda: bucket.faults["silence"] == 1)
+        bucket.fault = lambda *_: None
+        with pytest.raises(TransferError, match=r"^file\.bin is being fetched by another process$"):
+            download(f"{ADDRESS}/file.bin", target)
     assert download(f"{ADDRESS}/file.bin", target).files == 1
     assert target.read_bytes() == large.read_bytes()
 
@@ -625,6 +611,6 @@ done = transfer.upload(path, address) if "{direction}" == "upload" else transfer
 assert (done.files, done.bytes) == (1, {size})
 print(peak() - before)
 """
-    grown = subprocess.run([sys.executable, "-c", script, str(path)], stdout=subprocess.PIPE, check=True)
+    grown = run_command([sys.executable, "-c", script, path], check=True)
     assert int(grown.stdout) < 40 * 2**10, "KiB"
     assert path.stat().st_size == size

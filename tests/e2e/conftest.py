@@ -9,13 +9,14 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from onesheet.predictionlog import PredictionLog
+from tests.processes import MAX_WAIT, started_process
 
 # The camera shows a test picture, and nobody has to allow it.
 _FLAGS = ["--no-sandbox", "--disable-gpu", "--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]
@@ -35,15 +36,11 @@ class Site:
         self.log_url = f"sqlite:///{folder}/log.db"
         self.errors = folder / "stderr.log"
         variables = {**os.environ, "ONESHEET_LOG_URL": self.log_url, **environment}
+        command = [sys.executable, "-m", "onesheet", *arguments]
+        self._running = ExitStack()
         with self.errors.open("ab") as errors:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "onesheet", *arguments],
-                cwd=folder,
-                env=variables,
-                stdout=subprocess.PIPE,
-                stderr=errors,
-                text=True,
-            )
+            process = started_process(command, cwd=folder, env=variables, stdout=subprocess.PIPE, stderr=errors)
+            self.process = self._running.enter_context(process)
 
     def read_addresses(self, lines: int) -> list[str]:
         """Those that it prints, once it is ready."""
@@ -60,10 +57,11 @@ class Site:
     def stop(self, how: int = signal.SIGINT) -> int:
         """Its exit code."""
         self.process.send_signal(how)
-        code = self.process.wait(30)
-        if self.process.stdout:
-            self.process.stdout.close()
-        return code
+        return self.process.wait(MAX_WAIT)
+
+    def kill(self) -> None:
+        """At once, and all that it has started."""
+        self._running.close()
 
 
 @pytest.fixture(scope="module")
@@ -77,10 +75,7 @@ def start_site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..
 
     yield start
     for site in started:
-        if site.process.poll() is None:
-            site.stop(signal.SIGTERM)
-        elif site.process.stdout:
-            site.process.stdout.close()
+        site.kill()
 
 
 @pytest.fixture(scope="module")

@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import shutil
 import socket
-import subprocess
 import sys
-import time
+from contextlib import suppress
 from pathlib import Path
 
 import httpx
 import pytest
+
+from tests.processes import MAX_WAIT, eventually, run_command
 
 PROJECT = Path(__file__).parents[2]
 
@@ -20,7 +21,7 @@ PROJECT = Path(__file__).parents[2]
 @pytest.mark.skipif(
     shutil.which("uv") is None and os.environ.get("ONESHEET_REQUIRE_ALL") != "1", reason="uv is not installed"
 )
-def test_a_bento_answers_from_an_environment_of_its_own(tmp_path, make_poster):
+def test_a_bento_answers_from_an_environment_of_its_own(tmp_path, make_poster, start_process):
     kept = {key: value for key, value in os.environ.items() if not key.startswith(("ONESHEET", "VIRTUAL_ENV", "COV"))}
     programs = str(Path(sys.executable).parent)
     environment = {
@@ -33,10 +34,7 @@ def test_a_bento_answers_from_an_environment_of_its_own(tmp_path, make_poster):
     }
 
     def run(*command: object) -> None:
-        done = subprocess.run(
-            list(map(str, command)), env=environment, cwd=PROJECT, capture_output=True, text=True, check=False
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
+        run_command(command, env=environment, cwd=PROJECT, check=True)
 
     (tmp_path / "bentoml").mkdir()
     run("inv", "bento")
@@ -51,24 +49,15 @@ def test_a_bento_answers_from_an_environment_of_its_own(tmp_path, make_poster):
         port = listener.getsockname()[1]
     command = [str(interpreter), "-m", "bentoml", "serve", "onesheet:latest", "--port", str(port)]
     with (tmp_path / "log").open("wb") as log:
-        process = subprocess.Popen(command, env=environment, cwd=tmp_path, stdout=log, stderr=log)
-    try:
-        answer = _first_answer(f"http://127.0.0.1:{port}", make_poster())
-    finally:
-        process.terminate()
-        process.wait(30)
-    assert answer["model"]["name"] == "starter", (tmp_path / "log").read_text()
+        process = start_process(command, env=environment, cwd=tmp_path, stdout=log, stderr=log)
+
+    def answer() -> httpx.Response | None:
+        assert process.poll() is None, (tmp_path / "log").read_text()
+        with suppress(httpx.TransportError):
+            return httpx.post(f"http://127.0.0.1:{port}/predict", files={"file": make_poster()}, timeout=MAX_WAIT)
+        return None
+
+    assert eventually(answer).json()["model"]["name"] == "starter", (tmp_path / "log").read_text()
+    process.terminate()
+    process.wait(MAX_WAIT)
     assert (tmp_path / "log.db").exists()
-
-
-def _first_answer(url: str, poster: bytes) -> dict[str, dict[str, str]]:
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
-        try:
-            answer = httpx.post(f"{url}/predict", files={"file": poster}, timeout=20)
-            if answer.status_code == httpx.codes.OK:
-                return dict(answer.json())
-        except httpx.TransportError:
-            pass
-        time.sleep(0.2)
-    return {"model": {"name": "none"}}

@@ -7,7 +7,6 @@ import os
 import re
 import shutil
 import socket
-import subprocess
 import sys
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -18,6 +17,8 @@ from urllib.parse import urlparse
 
 import pytest
 from google.cloud import storage
+
+from tests.processes import run_command
 
 pytestmark = pytest.mark.usefixtures("uncounted_processes")
 
@@ -164,7 +165,7 @@ def _run(page: str, home: Path) -> None:
     environment["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     environment |= {PORTS[documented]: port for documented, port in ports.items()}
 
-    done = subprocess.run(["bash", "-c", script], cwd=home, env=environment, timeout=280, stdin=subprocess.DEVNULL)
+    done = run_command(["bash", "-c", script], cwd=home, env=environment, timeout=900, stdout=None, stderr=None)
 
     said = {file.name: file.read_text() for file in notes.glob("*.err")}
     assert done.returncode == 0, said
@@ -232,12 +233,10 @@ def _has_keys(answer: Any, documented: Any) -> None:
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The site, built as `inv docs` builds it, with an address of the repository as GitHub has one."""
     folder = tmp_path_factory.mktemp("site")
-    built = subprocess.run(
+    built = run_command(
         [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", folder],
         cwd=ROOT,
         env={**os.environ, "REPOSITORY_URL": "https://github.com/OWNER/onesheet", "NO_MKDOCS_2_WARNING": "1"},
-        capture_output=True,
-        text=True,
     )
     assert built.returncode == 0, built.stderr
     assert "WARNING" not in built.stderr, built.stderr

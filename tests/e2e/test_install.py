@@ -13,6 +13,8 @@ from pathlib import Path
 import httpx
 import pytest
 
+from tests.processes import MAX_WAIT, run_command, started_process
+
 PROJECT = Path(__file__).parents[2]
 # Bytes, without and with the web page.
 LARGEST, LARGEST_WITH_PAGE = 350e6, 650e6
@@ -40,13 +42,10 @@ def poster(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _uv_run(environment: dict[str, str], *command: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
+    return run_command(
         ["uv", "run", "--frozen", "--project", str(PROJECT), *map(str, command)],
         env=environment,
-        capture_output=True,
-        text=True,
-        timeout=280,
-        check=False,
+        timeout=900,
     )
 
 
@@ -78,14 +77,13 @@ def test_one_command_starts_api_and_page(environment, free_port, tmp_path):
     ports = ("--api-port", str(free_port()), "--ui-port", str(free_port()))
     command = ["uv", "run", "--frozen", "--project", str(PROJECT), "onesheet", "up", *ports]
     environment = {**environment, "UV_PROJECT_ENVIRONMENT": str(tmp_path / "venv")}
-    with subprocess.Popen(
-        command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as process:
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with started_process(command, cwd=tmp_path, env=environment, **pipes) as process:
         assert process.stdout is not None
         addresses = [re.search(r"http://\S+", process.stdout.readline())[0] for _ in range(2)]
         answers = [httpx.get(url, follow_redirects=True).status_code for url in (addresses[0], f"{addresses[1]}/docs")]
         process.send_signal(signal.SIGINT)
-        process.communicate(timeout=60)
+        process.communicate(timeout=MAX_WAIT)
     assert answers == [200, 200]
 
     size, packages = _size_and_packages(environment)

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import yaml
 
+from tests.processes import run_command
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -41,9 +43,7 @@ def call(made_up_posters: Path, tmp_path: Path) -> Callable[..., str]:
     environment = {**os.environ, **scratch, **who, "PATH": path}
 
     def run(*command: str) -> str:
-        done = subprocess.run(
-            command, cwd=home, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
-        )
+        done = run_command(command, cwd=home, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
         assert done.returncode == 0, done.stdout
         return done.stdout
 

@@ -9,7 +9,6 @@ import os
 import re
 import shutil
 import socket
-import subprocess
 import sys
 from pathlib import Path
 
@@ -18,6 +17,7 @@ import pytest
 from PIL import Image
 
 from onesheet.bundle import load_bundle
+from tests.processes import run_command
 
 pytestmark = pytest.mark.usefixtures("uncounted_processes")
 
@@ -79,9 +79,7 @@ def test_from_raw_posters_to_an_answer_over_http(sample, tmp_path):
     }
     home = tmp_path / "work"
     home.mkdir()
-    done = subprocess.run(
-        ["bash", "-emc", _commands(port)], cwd=home, env=environment, capture_output=True, text=True, timeout=580
-    )
+    done = run_command(["bash", "-emc", _commands(port)], cwd=home, env=environment, timeout=900)
     assert done.returncode == 0, done.stderr[-3000:]
     assert "Traceback" not in done.stderr
 

@@ -9,7 +9,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -18,6 +17,7 @@ import pytest
 import yaml
 
 from onesheet.data.kept_splits import read_kept_splits
+from tests.processes import MAX_WAIT, eventually, run_command
 
 pytestmark = pytest.mark.usefixtures("uncounted_processes")
 
@@ -61,13 +61,11 @@ class Project:
 
     def run(self, commands: str, code: int = 0, **environment: str) -> str:
         """What commands say, in bash and in the project's folder."""
-        done = subprocess.run(
+        done = run_command(
             ["bash", "-ec", commands],
             cwd=self.folder,
             env=self.environment | environment,
-            capture_output=True,
-            text=True,
-            timeout=300,
+            timeout=900,
         )
         said = done.stdout + done.stderr
         assert done.returncode == code, f"{commands}: {done.returncode}\n{said[-3000:]}"
@@ -115,36 +113,27 @@ def project(tmp_path: Path, made_up_posters: Path) -> Project:
 
 
 @pytest.fixture
-def serve(project: Project) -> Iterator[Callable[[], str]]:
+def serve(project: Project, start_process: Callable[..., subprocess.Popen[str]]) -> Iterator[Callable[[], str]]:
     """`serve()`: the address of a service that follows the champion."""
-    started: list[subprocess.Popen[bytes]] = []
+    started: list[subprocess.Popen[str]] = []
 
     def start() -> str:
         command = [sys.executable, "-m", "onesheet", "serve", "--bundle", "champion", "--follow", "0.5", "--port", "0"]
         environment = project.environment | {"ONESHEET_LOG_JSON": "true"}
         log = project.folder.parent / "service.log"
         with log.open("w") as errors:
-            started.append(subprocess.Popen(command, cwd=project.folder, env=environment, stderr=errors))
-        return wait_for(lambda: address_in(log))
+            started.append(start_process(command, cwd=project.folder, env=environment, stderr=errors))
+        return eventually(lambda: address_in(log))
 
     yield start
     for process in started:
         process.send_signal(signal.SIGTERM)
-        assert process.wait(30) == 0
+        assert process.wait(MAX_WAIT) == 0
 
 
 def address_in(log: Path) -> str | None:
     lines = [json.loads(line) for line in log.read_text().splitlines() if line.startswith("{") and line.endswith("}")]
     return next((line["url"] for line in lines if line["event"] == "listening"), None)
-
-
-def wait_for(found: Callable[[], str | None], seconds: float = 60) -> str:
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if thing := found():
-            return thing
-        time.sleep(0.1)
-    raise TimeoutError
 
 
 def answers_with(address: str, version: str) -> str | None:
@@ -169,7 +158,7 @@ def test_a_model_comes_is_replaced_and_comes_back(project, serve, make_poster):
     project.run("onesheet registry register models/pipeline --run outputs/pipeline --note first")
     project.run("onesheet registry promote --gates gates.yaml")
     address = serve()
-    wait_for(lambda: answers_with(address, first))
+    eventually(lambda: answers_with(address, first))
 
     # Version 2: a broken label file is refused, and what there is stays.
     kept = read_kept_splits(project.folder / "splits.csv")
@@ -213,11 +202,11 @@ def test_a_model_comes_is_replaced_and_comes_back(project, serve, make_poster):
     assert "version 3" in project.workflow("retrain.yml", *steps, RAW="data/raw", EXPERIMENT="smoke", REASON="drift")
     promoted = project.run("onesheet registry promote --gates gates.yaml")
     assert "is the champion now, instead of 1" in promoted
-    wait_for(lambda: answers_with(address, version_of(project.folder / "models/candidate")))
+    eventually(lambda: answers_with(address, version_of(project.folder / "models/candidate")))
 
     # And back, while the service goes on answering.
     project.run("onesheet registry rollback --reason 'for the test'")
-    wait_for(lambda: answers_with(address, first))
+    eventually(lambda: answers_with(address, first))
     answer = httpx.post(f"{address}/predict", files={"file": make_poster()})
     assert (answer.status_code, answer.json()["model"]["version"]) == (200, first)
     history = [json.loads(line) for line in project.run("onesheet registry history --json").splitlines()]

@@ -12,6 +12,7 @@ import pytest
 
 from onesheet.errors import OnesheetError
 from onesheet.load import run_load, upload_request
+from tests.processes import serve_in_thread
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -39,12 +40,8 @@ class Picky(BaseHTTPRequestHandler):
 @pytest.fixture
 def server() -> Iterator[str]:
     Picky.bodies = []
-    with ThreadingHTTPServer(("127.0.0.1", 0), Picky) as running:
-        thread = threading.Thread(target=running.serve_forever)
-        thread.start()
+    with serve_in_thread(ThreadingHTTPServer(("127.0.0.1", 0), Picky)) as running:
         yield f"http://127.0.0.1:{running.server_port}"
-        running.shutdown()
-        thread.join()
 
 
 def test_answers_are_counted_by_status(server: str) -> None:

@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.error import HTTPError
@@ -34,6 +34,7 @@ from onesheet.errors import ConfigError, TransferError
 from onesheet.predictor import load_predictor
 from onesheet.training.config import TrainConfig
 from onesheet.training.run import train
+from tests.processes import MAX_WAIT, eventually, serve_in_thread, started_process
 
 DATA, RUN = "gs://posters/data/v1", "gs://posters/runs/one"
 
@@ -76,30 +77,20 @@ def working(data: str, folder: Path, *arguments: str, environment: dict[str, str
     """`onesheet cloud work` in a process group of its own, on one core; gone at the end."""
     command = ["--data", data, "--run", RUN, "--folder", str(folder), *arguments]
     code = "from onesheet.cli.cloud_work import app; app()"
-    with subprocess.Popen(
-        [sys.executable, "-c", code, *command],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-        env={**os.environ, **(environment or {})},
-    ) as process:
-        try:
-            yield process
-        finally:
-            with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "env": {**os.environ, **(environment or {})}}
+    with started_process([sys.executable, "-c", code, *command], **pipes) as process:
+        yield process
 
 
 Popen = subprocess.Popen[str]
 
 
 def wait_until(done: Callable[[], bool], process: Popen) -> None:
-    deadline = time.monotonic() + 120
-    while not done():
-        assert process.poll() is None, process.communicate()[1]
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+    def ended_or_done() -> bool:
+        return done() or process.poll() is not None
+
+    eventually(ended_or_done)
+    assert process.poll() is None, process.communicate()[1]
 
 
 def fetched(address: str, folder: Path) -> Path:
@@ -193,7 +184,7 @@ def test_sigterm_ends_training_and_brings_the_last_checkpoint_away(data, quick, 
         wait_until((folder / "run/last.ckpt").exists, process)
         assert not exists(f"{RUN}/last.ckpt")
         process.terminate()
-        _, errors = process.communicate(timeout=30)
+        _, errors = process.communicate(timeout=MAX_WAIT)
     assert process.returncode == 143
     assert "Traceback" not in errors
     run = fetched(RUN, tmp_path / "run")
@@ -213,7 +204,7 @@ def test_another_machine_goes_on_with_the_run_of_one_that_was_killed(data, quick
     before = curves(between)
 
     with working(data, tmp_path / "second", *quick, f"trainer.epochs={done + 1}") as process:
-        said, errors = process.communicate(timeout=120)
+        said, errors = process.communicate(timeout=MAX_WAIT)
     assert process.returncode == 0, errors
     assert f"{RUN}: resume" in said.splitlines()
     # The curves may be an epoch ahead of the checkpoint: then the epoch is trained again, and was told before.
@@ -239,7 +230,7 @@ def test_two_machines_go_on_together_and_only_the_chief_writes(data, quick, begu
             environment = {"CLUSTER_SPEC": json.dumps(spec), "STORAGE_EMULATOR_HOST": host}
             overrides = (*quick, "trainer.epochs=2", "--sync", "1")
             machines.append(stack.enter_context(working(data, tmp_path / name, *overrides, environment=environment)))
-        outcomes = [machine.communicate(timeout=150) for machine in machines]
+        outcomes = [machine.communicate(timeout=MAX_WAIT) for machine in machines]
     assert [machine.returncode for machine in machines] == [0, 0], outcomes
     assert "epoch 2" in outcomes[1][0]
     assert "epoch" not in outcomes[0][0]
@@ -279,10 +270,8 @@ def read_only(upstream: str) -> Iterator[str]:
         def log_message(self, *_: object) -> None:
             """Say nothing."""
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Door) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+    with serve_in_thread(ThreadingHTTPServer(("127.0.0.1", 0), Door)) as server:
         yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
 
 
 # ------------------------------------------------------------------------------------------------- a trial
@@ -356,7 +345,7 @@ def test_an_upload_that_failed_is_made_up_for(emulator, run_dir, tmp_path, monke
 
     monkeypatch.setattr(run_folder, "upload", failing_twice)
     with RunUploads(run_dir, RUN, tmp_path / "outbox", seconds=0.05, say=said.append):
-        assert sent.wait(30)
+        assert sent.wait(MAX_WAIT)
     assert len(said) == 2
     assert "tried again in 0.05 s: the network is away" in said[0]
     run = fetched(RUN, tmp_path / "copy")

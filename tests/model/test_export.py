@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import subprocess
 import sys
 from pathlib import Path
 
@@ -28,6 +27,7 @@ from onesheet.image_statistics import image_statistics
 from onesheet.serving import create_app
 from onesheet.settings import Settings
 from onesheet.training.checkpoint import load_checkpoint
+from tests.processes import run_command
 
 PROJECT = Path(__file__).parents[2]
 TOLERANCE = 1e-4
@@ -67,7 +67,7 @@ def test_python_api_says_what_the_checkpoint_says(learned_bundle, paths, expecte
 def test_command_line_says_what_the_checkpoint_says(learned_bundle, paths, expected):
     command = [sys.executable, "-c", "from onesheet.cli import main; main()", "predict", *map(str, paths)]
     options = ["--bundle", str(learned_bundle), "--top-k", "4", "--json"]
-    done = subprocess.run([*command, *options], capture_output=True, text=True, check=True)
+    done = run_command([*command, *options], check=True)
     answers = [json.loads(line) for line in done.stdout.splitlines()]
     genres = load_bundle(learned_bundle).metadata.genres
     assert [answer["file"] for answer in answers] == [str(path) for path in paths]

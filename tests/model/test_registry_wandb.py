@@ -25,6 +25,7 @@ from onesheet.errors import (
 from onesheet.registry import open_registry
 from onesheet.registry.lineage import submission
 from onesheet.settings import Settings
+from tests.processes import serve_in_thread
 
 VIEWER = {"id": "v", "entity": "team", "username": "user", "name": "user", "email": "", "flags": "{}", "admin": False}
 PROJECT = {"id": "p", "internalId": "1", "name": "films", "entity": {"name": "team"}}
@@ -280,11 +281,9 @@ class Handler(BaseHTTPRequestHandler):
 @pytest.fixture(scope="module")
 def server():
     wandb.teardown()  # what this process knows of another server
-    with Server() as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+    with serve_in_thread(Server()) as server:
         yield server
         wandb.teardown()
-        server.shutdown()
 
 
 @pytest.fixture

@@ -6,9 +6,7 @@ import csv
 import itertools
 import json
 import os
-import subprocess
 import sys
-import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -27,6 +25,7 @@ from onesheet.training.compose import compose_config
 from onesheet.training.ranking import ranked, write_ranking
 from onesheet.training.searchspace import SearchSpace
 from onesheet.training.sweep import Sweep, failures, run_sweep
+from tests.processes import run_command, serve_in_thread
 
 SPACE = {
     "method": "bayes",
@@ -253,10 +252,8 @@ def wandb_server():
         def log_message(self, *_):
             """Say nothing."""
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+    with serve_in_thread(ThreadingHTTPServer(("127.0.0.1", 0), Handler)) as server:
         yield f"http://127.0.0.1:{server.server_port}", asked
-        server.shutdown()
 
 
 def test_wandb_gets_a_sweep_whose_agents_pass_hydra_overrides(wandb_server, tmp_path):
@@ -266,14 +263,8 @@ def test_wandb_gets_a_sweep_whose_agents_pass_hydra_overrides(wandb_server, tmp_
     address, asked = wandb_server
     account = {"WANDB_BASE_URL": address, "WANDB_API_KEY": "0" * 40, "HOME": str(tmp_path), "WANDB_MODE": "online"}
     script = "from onesheet.cli import main; main()"
-    done = subprocess.run(
-        [sys.executable, "-c", script, "sweep", "experiment=smoke", "--backend", "wandb"],
-        env={**os.environ, **account},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert done.returncode == 0, done.stderr
+    command = [sys.executable, "-c", script, "sweep", "experiment=smoke", "--backend", "wandb"]
+    done = run_command(command, env={**os.environ, **account}, check=True)
     assert done.stdout.splitlines()[-1] == "next, on any machine: wandb agent onesheet/sw33p"
     (created,) = (question["variables"] for question in asked if "upsertSweep" in question["query"])
     config = yaml.safe_load(created.get("config") or created["input"]["config"])

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
-import os
 import socket
 import subprocess
 import sys
-import time
 import urllib.request
 from datetime import UTC, datetime
 from functools import partial
@@ -22,6 +21,7 @@ from onesheet.cli import app
 from onesheet.errors import ConfigError, TrainingError
 from onesheet.training.run import train
 from onesheet.training.runs import Run, find_baseline, list_runs, runs_markdown
+from tests.processes import MAX_WAIT, eventually, started_process
 
 VALIDATION = {
     "val/loss",
@@ -193,17 +193,9 @@ def test_an_unknown_baseline_is_named(tracked):
 def test_the_store_has_a_page_to_look_at(tracked, unused_port):
     script = "from onesheet.cli import main; main()"
     arguments = ["runs", "ui", "--store", f"sqlite:///{tracked}/store.db", "--port", str(unused_port)]
-    server = subprocess.Popen(
-        [sys.executable, "-c", script, *arguments],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    try:
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    with started_process([sys.executable, "-c", script, *arguments], **quiet) as server:
         page = _get_when_ready(f"http://127.0.0.1:{unused_port}/", server)
-    finally:
-        os.killpg(server.pid, 9)
-        server.wait()
     assert b"MLflow" in page
 
 
@@ -215,21 +207,20 @@ def unused_port() -> int:
 
 
 def _get_when_ready(url: str, server: subprocess.Popen) -> bytes:
-    for _ in range(1200):
+    def page() -> bytes | None:
         assert server.poll() is None
-        try:
-            with urllib.request.urlopen(url, timeout=5) as answer:
-                return answer.read()
-        except OSError:
-            time.sleep(0.1)
-    raise AssertionError("the server never answered")
+        with contextlib.suppress(OSError), urllib.request.urlopen(url, timeout=MAX_WAIT) as answer:
+            return answer.read()
+        return None
+
+    return eventually(page)
 
 
-def test_two_first_runs_at_the_same_moment_make_one_store(tmp_path):
+def test_two_first_runs_at_the_same_moment_make_one_store(tmp_path, start_process):
     code = "import sys; from onesheet.mlflow_store import open_mlflow_store; open_mlflow_store(sys.argv[1])"
     command = [sys.executable, "-c", code, f"sqlite:///{tmp_path}/mlflow.db"]
-    first, second = (subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(2))
-    assert [process.communicate(timeout=60)[1] for process in (first, second)] == ["", ""]
+    first, second = (start_process(command, stderr=subprocess.PIPE) for _ in range(2))
+    assert [process.communicate(timeout=MAX_WAIT)[1] for process in (first, second)] == ["", ""]
     assert (first.returncode, second.returncode) == (0, 0)
     with pytest.raises(TrainingError, match="there are: Default"):
         list_runs(command[-1], "nothing")
@@ -271,12 +262,12 @@ def test_wandb_offline_keeps_series_pictures_and_the_checkpoint_with_its_metadat
 
 def _whole_wandb_run(file: Path) -> list:
     """All records: W&B's own process writes the last ones a moment after the run is told to end."""
-    for _ in range(600):
+
+    def whole() -> list | None:
         records = list(_wandb_records(file))
-        if any(record.HasField("exit") for record in records):
-            return records
-        time.sleep(0.1)
-    raise AssertionError("the run never ended")
+        return records if any(record.HasField("exit") for record in records) else None
+
+    return eventually(whole)
 
 
 def _wandb_records(file: Path):

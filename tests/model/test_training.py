@@ -12,7 +12,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -30,6 +29,7 @@ from onesheet.training.compose import compose_config, compose_yaml, to_yaml
 from onesheet.training.network import PosterNet
 from onesheet.training.pretrained import require_pretrained
 from onesheet.training.run import repeat_differences, train
+from tests.processes import MAX_WAIT, eventually, run_command, serve_in_thread, started_process
 
 # Larger pictures, for runs that are ended from outside: between two checkpoints there is time for that.
 LONG_EPOCHS = ("model.height=96", "model.width=64")
@@ -81,7 +81,7 @@ def test_a_run_that_was_interrupted_can_be_resumed(configure, tmp_path, devices)
         _wait_until((run_dir / "last.ckpt").exists, process)
         time.sleep(0.2)  # while the file is still being closed, Python may lose a Ctrl-C in its destructor
         os.killpg(process.pid, signal.SIGINT)
-        _, errors = process.communicate(timeout=60)
+        _, errors = process.communicate(timeout=MAX_WAIT)
     assert errors.splitlines()[-1] == f"onesheet: interrupted; go on with: resume=true run_dir={run_dir}"
     assert "Traceback" not in errors
     done = torch.load(run_dir / "last.ckpt", weights_only=True)["epoch"] + 1
@@ -136,20 +136,12 @@ from onesheet.cli import main
 main()
 """
     command = [sys.executable, "-c", code, "train", "--config", str(whole), f"run_dir={config.run_dir}", *overrides]
-    with subprocess.Popen(
-        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True
-    ) as process:
-        try:
-            yield process
-        finally:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
+    with started_process(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
+        yield process
 
 
 def _wait_until(done: Callable[[], bool], process: subprocess.Popen[str]) -> None:
-    deadline = time.monotonic() + 120
-    while not done() and time.monotonic() < deadline and process.poll() is None:
-        time.sleep(0.01)
+    eventually(lambda: done() or process.poll() is not None)
 
 
 def _epochs_done(run_dir: Path) -> int:
@@ -389,13 +381,8 @@ def test_pretrained_offline_is_told_before_torch_is_loaded(made_up_posters, proc
     """A whole process: it takes the second that the probe takes, not the seconds that torch takes, nor retries."""
     script = "import sys; from onesheet.cli import main\ntry: main()\nfinally: print('torch' in sys.modules)"
     arguments = [f"data.raw={made_up_posters}", f"data.processed={processed}", f"run_dir={tmp_path / 'run'}"]
-    done = subprocess.run(
-        [sys.executable, "-c", script, "train", *arguments],
-        env={**os.environ, "HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(tmp_path)},
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
+    environment = {**os.environ, "HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(tmp_path)}
+    done = run_command([sys.executable, "-c", script, "train", *arguments], env=environment)
     assert (done.returncode, done.stdout) == (1, "False\n")
     assert "model.pretrained=false" in done.stderr
     assert done.stderr.count("\n") == 1
@@ -428,8 +415,7 @@ def test_a_hub_that_answers_is_left_to_the_client(configure, tmp_path, hub_out_o
         def log_message(self, *_):
             """Say nothing."""
 
-    with HTTPServer(("127.0.0.1", 0), Handler) as server:
-        threading.Thread(target=server.handle_request, daemon=True).start()
+    with serve_in_thread(HTTPServer(("127.0.0.1", 0), Handler)) as server:
         monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", f"http://127.0.0.1:{server.server_port}")
         require_pretrained(configure(tmp_path, "model.pretrained=true").model)
 

@@ -6,15 +6,13 @@ import json
 import os
 import re
 import shutil
-import subprocess
 import time
 from collections import Counter
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import pairwise
 from pathlib import Path
-from threading import Thread
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
@@ -23,6 +21,7 @@ import yaml
 from onesheet import errors
 from onesheet.monitoring.metrics import CONTENT_TYPE, Metrics
 from onesheet.serving.context import PROBES
+from tests.processes import MAX_WAIT, eventually, run_command, serve_in_thread, started_process
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -63,8 +62,6 @@ onesheet_feedback_precision{model="starter",version="1",genre="Drama"} 0.7
 onesheet_drift_failures_total 0
 """
 
-_Found = TypeVar("_Found")
-
 
 def program(name: str) -> str:
     """The full path of a program of Prometheus' house."""
@@ -77,19 +74,7 @@ def program(name: str) -> str:
 
 
 def run(name: str, *arguments: object) -> str:
-    done = subprocess.run([program(name), *map(str, arguments)], capture_output=True, text=True, timeout=240)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
-
-
-def eventually(condition: Callable[[], _Found | None], seconds: float = 60) -> _Found:
-    """Ask again and again until the answer is true; that answer."""
-    deadline = time.monotonic() + seconds
-    while not (found := condition()):
-        if time.monotonic() > deadline:
-            raise TimeoutError
-        time.sleep(0.1)
-    return found
+    return str(run_command([program(name), *arguments], check=True).stdout)
 
 
 def load(path: Path) -> Any:
@@ -309,34 +294,29 @@ def listening(answer: Callable[[BaseHTTPRequestHandler], bytes]) -> Iterator[str
         def log_message(self, *_: object) -> None:
             """Say nothing."""
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        Thread(target=server.serve_forever, daemon=True).start()
+    with serve_in_thread(ThreadingHTTPServer(("127.0.0.1", 0), Handler)) as server:
         yield f"127.0.0.1:{server.server_port}"
-        server.shutdown()
 
 
 @contextmanager
 def running(name: str, port: int, folder: Path, *options: str) -> Iterator[httpx.Client]:
     """A program of Prometheus' house once it is ready; a client of it."""
-    with (folder / f"{name}.log").open("wb") as log:
-        process = subprocess.Popen(
-            [program(name), f"--web.listen-address=127.0.0.1:{port}", *options], stdout=log, stderr=log
-        )
-    try:
-        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=20) as client:
+    command = [program(name), f"--web.listen-address=127.0.0.1:{port}", *options]
+    with (
+        (folder / f"{name}.log").open("wb") as log,
+        started_process(command, stdout=log, stderr=log) as process,
+        httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=MAX_WAIT) as client,
+    ):
 
-            def ready() -> bool:
-                assert process.poll() is None, (folder / f"{name}.log").read_text()
-                try:
-                    return client.get("/-/ready").status_code == 200
-                except httpx.TransportError:
-                    return False
+        def ready() -> bool:
+            assert process.poll() is None, (folder / f"{name}.log").read_text()
+            try:
+                return client.get("/-/ready").status_code == 200
+            except httpx.TransportError:
+                return False
 
-            eventually(ready)
-            yield client
-    finally:
-        process.kill()
-        process.wait()
+        eventually(ready)
+        yield client
 
 
 def busy_service() -> Metrics:

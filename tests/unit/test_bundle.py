@@ -6,7 +6,6 @@ import contextlib
 import gzip
 import json
 import shutil
-import subprocess
 import sys
 import tarfile
 from pathlib import Path
@@ -27,6 +26,7 @@ from onesheet.errors import (
     MissingExtraError,
 )
 from onesheet.refs import STARTER
+from tests.processes import run_command
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -483,6 +483,6 @@ def test_the_frequencies_follow_the_order_asked_for(tiny_bundle: Path) -> None:
 
 def test_loading_a_bundle_runs_nothing_and_needs_little() -> None:
     code = "import sys; from onesheet.bundle import load_bundle; load_bundle(); print('onnxruntime' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    done = run_command([sys.executable, "-c", code], check=True)
 
     assert (done.stdout, done.stderr) == ("False\n", "")

@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,9 +20,12 @@ from PIL import Image
 from onesheet import cli, console
 from onesheet import predictor as predictor_module
 from onesheet.bundle import load_bundle
+from tests.processes import MAX_WAIT, run_command
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    Start = Callable[..., subprocess.Popen[bytes]]
 
 MEBIBYTE = 2**20
 
@@ -476,7 +480,7 @@ def test_a_bomb_costs_no_memory(script: str, folder: Path, environment: dict[str
     posters = [str(folder / name) for name in ("bomb.png", "large.png", "red.jpg")]
 
     command = [sys.executable, "-c", MEASURE, script, "predict", *posters]
-    measured = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+    measured = run_command(command, check=True, env=environment)
 
     code, errors, peak = json.loads(measured.stdout)
     assert code == 1
@@ -488,12 +492,9 @@ def test_bad_input_of_every_kind_on_the_starter(script: str, folder: Path, envir
     environment.pop("ONESHEET_BUNDLE")
     odd = os.fsencode(folder) + b"/\xff.jpg"
 
-    done = subprocess.run(
+    done = run_command(
         [script, "predict", *(folder / name for name in BAD), odd, folder / "red.jpg"],
-        capture_output=True,
-        text=True,
         env=environment,
-        timeout=60,
     )
 
     assert done.returncode == 1
@@ -504,9 +505,9 @@ def test_bad_input_of_every_kind_on_the_starter(script: str, folder: Path, envir
     assert lines[-1] == f"onesheet: {folder}/\ufffd.jpg: no such file"
 
 
-def test_a_reader_that_goes_away(script: str, folder: Path, environment: dict[str, str]) -> None:
+def test_a_reader_that_goes_away(script: str, folder: Path, environment: dict[str, str], start_process: Start) -> None:
     command = [script, "predict", *[str(folder / "red.jpg")] * 3000]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment)
+    process = start_process(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment, text=False)
     assert process.stdout is not None
     assert process.stderr is not None
     with process.stdout, process.stderr:
@@ -514,14 +515,14 @@ def test_a_reader_that_goes_away(script: str, folder: Path, environment: dict[st
         process.stdout.close()
 
         assert process.stderr.read() == b""
-        assert process.wait(60) == 1
+        assert process.wait(MAX_WAIT) == 1
 
 
-def test_an_interrupt(script: str, tmp_path: Path, environment: dict[str, str]) -> None:
+def test_an_interrupt(script: str, tmp_path: Path, environment: dict[str, str], start_process: Start) -> None:
     poster = tmp_path / "slow.png"
     Image.effect_noise((1500, 2000), 90).save(poster, compress_level=0)
     command = [script, "predict", *[str(poster)] * 1000]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment)
+    process = start_process(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment, text=False)
     assert process.stdout is not None
     process.stdout.readline()
     errors = _press_control_c(process)
@@ -535,17 +536,17 @@ INTERRUPTED_AT_WORK = """
 import sys, threading, time
 import onesheet.cli as cli
 def app():
-    threading.Thread(target=time.sleep, args=[60]).start()
+    threading.Thread(target=time.sleep, args=[3600]).start()
     print("working", flush=True)
-    time.sleep(60)
+    time.sleep(3600)
 cli.app = app
 cli.main()
 """
 
 
-def test_a_second_interrupt_ends_it_at_once(environment: dict[str, str]) -> None:
+def test_a_second_interrupt_ends_it_at_once(environment: dict[str, str], start_process: Start) -> None:
     command = [sys.executable, "-c", INTERRUPTED_AT_WORK]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment)
+    process = start_process(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment, text=False)
     assert process.stdout is not None
     assert process.stderr is not None
     process.stdout.readline()
@@ -554,20 +555,17 @@ def test_a_second_interrupt_ends_it_at_once(environment: dict[str, str]) -> None
     assert process.stderr.readline() == b"onesheet: interrupted\n"
     process.send_signal(signal.SIGINT)
 
-    assert process.communicate(timeout=20) == (b"", b"")
+    assert process.communicate(timeout=MAX_WAIT) == (b"", b"")
     assert process.returncode == -signal.SIGINT
 
 
 def _press_control_c(process: subprocess.Popen[bytes]) -> bytes:
     """Again if it must be, as a person would: Python may lose an interrupt that falls into a destructor."""
-    for _ in range(6):
+    for _ in range(30):
         process.send_signal(signal.SIGINT)
-        try:
+        with suppress(subprocess.TimeoutExpired):
             return process.communicate(timeout=10)[1]
-        except subprocess.TimeoutExpired:
-            continue
-    process.kill()
-    return process.communicate()[1]
+    raise AssertionError("it goes on")
 
 
 def test_the_starter_is_used_when_no_bundle_is_named(onesheet: Callable[..., Any], folder: Path) -> None:

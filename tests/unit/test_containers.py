@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import shlex
-import subprocess
 import sys
 import tomllib
 from pathlib import Path
@@ -15,6 +14,7 @@ import pytest
 import yaml
 
 from onesheet.settings import Settings
+from tests.processes import run_command
 
 ROOT = Path(__file__).parents[2]
 DOCKERFILE = ROOT / "deploy/docker/Dockerfile"
@@ -122,9 +122,7 @@ def test_what_is_copied_is_there_and_not_ignored():
 )
 def test_those_who_know_the_format_find_nothing(command):
     name, *arguments = command
-    done = subprocess.run(
-        [Path(sys.executable).with_name(name), *arguments], capture_output=True, text=True, check=False
-    )
+    done = run_command([Path(sys.executable).with_name(name), *arguments])
     assert done.returncode == 0, done.stdout + done.stderr
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 import tomllib
 from pathlib import Path
@@ -12,6 +11,8 @@ from typing import Any
 
 import pytest
 import yaml
+
+from tests.processes import run_command
 
 ROOT = Path(__file__).parents[2]
 TOOLS = Path(sys.executable).parent
@@ -34,7 +35,7 @@ Loader.add_constructor("!ENV", lambda loader, node: loader.construct_sequence(no
 def _files() -> list[str]:
     """What git knows, or will."""
     command = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
-    listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
+    listed = run_command(command, cwd=ROOT, check=True).stdout.splitlines()
     return sorted(name for name in listed if (ROOT / name).is_file())
 
 
@@ -59,23 +60,20 @@ def test_it_can_be_read(name):
 @pytest.mark.parametrize("name", SCHEMAS)
 def test_those_who_know_the_format_find_nothing(name):
     command = [TOOLS / "check-jsonschema", "--builtin-schema", SCHEMAS[name], ROOT / name]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = run_command(command)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
 @pytest.mark.parametrize("name", [*_named(".sh"), ".ci/packages", ".ci/run"])
 def test_a_script_can_be_read(name):
-    done = subprocess.run(["bash", "-n", ROOT / name], capture_output=True, text=True, check=False)
+    done = run_command(["bash", "-n", ROOT / name])
     assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("repository", ["", "https://example.org/onesheet"])
 def test_the_site_is_built_and_no_link_leads_nowhere(repository, tmp_path):
-    done = subprocess.run(
+    done = run_command(
         [TOOLS / "mkdocs", "build", "--strict", "--quiet", "--site-dir", tmp_path],
-        capture_output=True,
-        text=True,
-        check=False,
         cwd=ROOT,
         env={**os.environ, "REPOSITORY_URL": repository, "NO_MKDOCS_2_WARNING": "1"},
     )

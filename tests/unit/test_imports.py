@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import onesheet
+from tests.processes import run_command
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -91,14 +92,11 @@ def run(code: str, home: Path, *arguments: str) -> subprocess.CompletedProcess[s
     environment = {
         name: value for name, value in os.environ.items() if not name.startswith(("XDG_", "ORT_", "ONESHEET_"))
     }
-    return subprocess.run(
+    return run_command(
         [sys.executable, "-c", code, *arguments],
-        capture_output=True,
-        text=True,
         check=True,
         cwd=home,
         env={**environment, "HOME": str(home), "PYTHONDONTWRITEBYTECODE": "1"},
-        timeout=120,
     )
 
 

@@ -11,14 +11,15 @@ from pathlib import Path
 
 import psutil
 import pytest
+
 from tests.processes import (
+    MAX_WAIT,
     OWNER,
-    PATIENCE,
     eventually,
     is_running,
     run_command,
-    start_process,
     started_by,
+    started_process,
 )
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="sessions and signals of POSIX")
@@ -99,8 +100,8 @@ PARALLEL = ("-n", "2")
 @pytest.mark.parametrize("options", [(), PARALLEL])
 def test_what_a_test_leaves_behind_fails_it_and_is_ended(project, environment, options):
     (project / "test_leaks.py").write_text(LEAKS.replace("FAMILY", repr(FAMILY)))
-    with start_process([*PYTEST, *options], cwd=project, env=environment, stdout=subprocess.PIPE) as run:
-        said = run.communicate(timeout=PATIENCE)[0]
+    with started_process([*PYTEST, *options], cwd=project, env=environment, stdout=subprocess.PIPE) as run:
+        said = run.communicate(timeout=MAX_WAIT)[0]
         pids = [int(pid) for pid in re.findall(r"process (\d+) ", said)]
         assert not any(map(is_running, pids))
     assert run.returncode == 1
@@ -135,13 +136,13 @@ def test_that_is_killed_as_well(tmp_path):
 )
 def test_nothing_is_left_of_a_test_run_that_is_killed(project, environment, how, options):
     (project / "test_endless.py").write_text(ENDLESS.replace("FAMILY", repr(FAMILY)))
-    with start_process([*PYTEST, *options], cwd=project, env=environment, stdout=subprocess.DEVNULL) as run:
+    with started_process([*PYTEST, *options], cwd=project, env=environment, stdout=subprocess.DEVNULL) as run:
         expected = 4 if options else 2
         started = eventually(lambda: len(pids := _pids(project)) == expected and pids)
         assert all(map(is_running, started))
         owner = psutil.Process(run.pid).environ()[OWNER]
         run.send_signal(how)
-        run.wait(PATIENCE)
+        run.wait(MAX_WAIT)
         eventually(lambda: not started_by(owner))
         assert not any(map(is_running, started))
         if how != signal.SIGINT:  # what failed tests have written is kept
@@ -149,7 +150,7 @@ def test_nothing_is_left_of_a_test_run_that_is_killed(project, environment, how,
 
 
 def test_a_process_ends_with_its_block_and_with_all_that_it_has_started():
-    with start_process([sys.executable, "-c", FAMILY], stdout=subprocess.PIPE) as process:
+    with started_process([sys.executable, "-c", FAMILY], stdout=subprocess.PIPE) as process:
         pids = list(map(int, process.stdout.readline().split()))
         assert len(pids) == 2
         process.kill()  # its child is an orphan now

@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from invoke import Exit
 
+from tests.processes import run_command
+
 ROOT = Path(__file__).parents[2]
 CHANGELOG = """# Changelog
 
@@ -60,7 +62,7 @@ def release_notes(tmp_path):
         inv = Path(sys.executable).with_name("inv")
         (tmp_path / "tasks.py").write_text((ROOT / "tasks.py").read_text())
         command = [inv, "release-notes", "--tag", tag]
-        return subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+        return run_command(command, cwd=tmp_path)
 
     return run
 
@@ -83,8 +85,6 @@ def test_the_version_can_be_a_tag():
 
 
 def test_what_is_installed_is_tried_before_it_is_published():
-    done = subprocess.run(
-        [sys.executable, ROOT / "tests/smoke_install.py"], capture_output=True, text=True, check=False, timeout=120
-    )
+    done = run_command([sys.executable, ROOT / "tests/smoke_install.py"])
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("predict and serve agree: ")

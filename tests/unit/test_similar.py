@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import subprocess
 import sys
 import tempfile
 import tracemalloc
@@ -28,6 +27,7 @@ from onesheet.scoring import search
 from onesheet.scoring.identity import bundle_identity
 from onesheet.scoring.index import IndexStore
 from onesheet.scoring.search import Catalogue, Similar
+from tests.processes import run_command
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -405,7 +405,7 @@ def test_a_killed_process_leaves_no_half_index(tmp_path: Path, with_index: None,
     ask(path, query())  # the index of an earlier catalogue is there as well
     write_catalogue(path, made_up(600, seed=2))
 
-    killed = subprocess.run([sys.executable, "-c", KILLED, str(path), when], timeout=60)
+    killed = run_command([sys.executable, "-c", KILLED, path, when])
 
     assert killed.returncode == 9
     with Catalogue(path) as catalogue:

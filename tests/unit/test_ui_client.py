@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
@@ -12,6 +11,7 @@ import pytest
 from onesheet.errors import ApiError, ApiUnavailableError, InvalidRequestError, MissingExtraError
 from onesheet.ui.address import find_api
 from onesheet.ui.client import ApiClient
+from tests.processes import serve_in_thread
 
 
 class Scripted(BaseHTTPRequestHandler):
@@ -45,13 +45,8 @@ class Scripted(BaseHTTPRequestHandler):
 @pytest.fixture
 def server():
     Scripted.script, Scripted.seen = [], []
-    with ThreadingHTTPServer(("127.0.0.1", 0), Scripted) as running:
-        running.daemon_threads = True
-        thread = threading.Thread(target=running.serve_forever)
-        thread.start()
+    with serve_in_thread(ThreadingHTTPServer(("127.0.0.1", 0), Scripted)) as running:
         yield f"http://127.0.0.1:{running.server_port}"
-        running.shutdown()
-        thread.join()
 
 
 @pytest.fixture

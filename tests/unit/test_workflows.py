@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import shlex
-import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
@@ -19,6 +18,7 @@ from invoke import Collection, MockContext
 from invoke.loader import FilesystemLoader
 
 from onesheet.cli import app
+from tests.processes import run_command
 
 ROOT = Path(__file__).parents[2]
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
@@ -150,7 +150,7 @@ def test_every_job_ends_in_time_and_keeps_no_credentials():
 )
 def test_those_who_know_the_format_find_nothing(command):
     name, *arguments = command
-    done = subprocess.run([TOOLS / name, *arguments], capture_output=True, text=True, check=False, cwd=ROOT)
+    done = run_command([TOOLS / name, *arguments], cwd=ROOT)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
