@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 # loaded, here and in all processes that tests start.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import httpx
 import numpy as np
 import pytest
 from filelock import FileLock
@@ -26,7 +27,7 @@ from onesheet.bundle import write_bundle
 from onesheet.image import PreprocessSpec
 from onesheet.predictor import Predictor, load_predictor
 from tests import leak_check
-from tests.processes import started_process
+from tests.processes import MAX_WAIT, started_process
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -51,6 +52,15 @@ def _keep_priority() -> Iterator[None]:
     """Commands that let others go first run in this process too; it could not go back, nor what it starts later."""
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr("onesheet.priority._LEAST", 0)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _patient_clients() -> Iterator[None]:
+    """Requests of tests wait as long as for any other condition; httpx gives up after five seconds."""
+    with pytest.MonkeyPatch.context() as patched:
+        for name in ("connect", "read", "write", "pool"):
+            patched.setattr(httpx._config.DEFAULT_TIMEOUT_CONFIG, name, float(MAX_WAIT))
         yield
 
 

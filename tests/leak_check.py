@@ -31,6 +31,9 @@ GRACE = 20
 # Python ends these itself, with the process that has started them.
 _OF_PYTHON = ("multiprocessing.resource_tracker", "multiprocessing.forkserver")
 
+# Libraries keep these for their next use, also for that by other processes.
+_CACHES = ("torchinductor_",)
+
 WATCHDOG = Path(__file__).with_name("watchdog.py")
 
 
@@ -112,8 +115,16 @@ class LeakCheck:
                 for one in psutil.Process().net_connections("tcp")
                 if one.status == psutil.CONN_LISTEN
             ),
-            *(Resource("temporary file", path.name) for path in self._folder.iterdir()),
+            *(Resource("temporary file", name) for name in self._temporary_files()),
         }
+
+    def _temporary_files(self) -> list[str]:
+        of_processes = {owner.removeprefix(self._owner).rstrip("/") for owner in held}
+        return [
+            path.name
+            for path in self._folder.iterdir()
+            if path.name not in of_processes and not path.name.startswith(_CACHES)
+        ]
 
     def _processes(self) -> dict[int, psutil.Process]:
         """Those that run, were started by tests, and will not be ended by `started_process`."""
@@ -160,7 +171,7 @@ class RunCheck:
     def __init__(self) -> None:
         # Pytest's own folder stays where it was, with what failed tests have written.
         os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", tempfile.gettempdir())
-        self._folder = Path(tempfile.mkdtemp(prefix="onesheet-tests-"))
+        self._folder = Path(tempfile.mkdtemp(prefix="tests-"))
         self._folder.chmod(0o755)  # PostgreSQL runs as another user
         _use_for_temporary_files(self._folder)
         self._outer = os.environ.get(OWNER, "")  # a test of this check runs below another one

@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import itertools
 import os
+import shutil
 import subprocess
+import tempfile
 import threading
 import time
 from contextlib import contextmanager, suppress
 from http.server import HTTPServer
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import psutil
@@ -44,12 +47,17 @@ def started_process(command: Sequence[object], **options: Any) -> Iterator[subpr
         command: Program and arguments.
         options: Of `subprocess.Popen`; its pipes carry text unless `text=False`.
     """
-    owner = f"{os.environ.get(OWNER, '')}{next(_numbers)}/"
-    environment = {**(options.get("env") or os.environ), OWNER: owner}
+    number = next(_numbers)
+    owner = f"{os.environ.get(OWNER, '')}{number}/"
+    # What is killed leaves its temporary files. The name is short for the sake of the paths of sockets.
+    temporary = Path(tempfile.gettempdir(), str(number))
+    environment = {**(options.get("env") or os.environ), OWNER: owner, "TMPDIR": str(temporary)}
     options = {"text": True, "start_new_session": os.name == "posix", **options, "env": environment}
+    arguments = [part if isinstance(part, bytes) else str(part) for part in command]
     held.add(owner)
     try:
-        arguments = [part if isinstance(part, bytes) else str(part) for part in command]
+        temporary.mkdir()
+        temporary.chmod(0o777)  # for another user, too
         with subprocess.Popen(arguments, **options) as process:
             try:
                 yield process
@@ -59,6 +67,7 @@ def started_process(command: Sequence[object], **options: Any) -> Iterator[subpr
                 kill_all(owner)
     finally:
         held.discard(owner)
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def run_command(

@@ -14,11 +14,9 @@ import pytest
 from onesheet.errors import InvalidRequestError, MissingExtraError, OnesheetError
 from onesheet.predictionlog import PredictionLog
 from onesheet.serving.bento_server import serve_with_bentoml
-from tests.processes import run_command
+from tests.processes import MAX_WAIT, run_command
 
 pytest.importorskip("bentoml")
-
-pytestmark = pytest.mark.timeout(120)
 
 OPERATOR = "secret"
 CLIENT = Path(__file__).parents[2] / "examples" / "bentoml_client.py"
@@ -99,7 +97,7 @@ def test_another_bundle_is_taken_by_all_its_processes(server, next_bundle, make_
 def test_slow_clients_are_cut_off(server):
     with socket.create_connection(server.address) as connection:
         connection.sendall(b"POST /predict HTTP/1.1\r\nHost: x\r\n")
-        connection.settimeout(20)
+        connection.settimeout(MAX_WAIT)
         assert connection.recv(4096).split(b"\r\n")[0] == b"HTTP/1.1 408 Request Timeout"
 
 

@@ -463,8 +463,8 @@ def test_the_service_runs_until_it_is_asked_to_stop_and_lets_others_go_first(
         process = start_process(command, cwd=tmp_path, stdout=said, stderr=said)
     eventually(lambda: "listening" in (tmp_path / "said").read_text())
     url = re.search(r"http://[\d.:]+", (tmp_path / "said").read_text())[0]
-    assert httpx.get(f"{url}/livez", timeout=MAX_WAIT).json() == {"status": "ok"}
-    eventually(lambda: "onesheet_drift_verdict" in httpx.get(f"{url}/metrics", timeout=MAX_WAIT).text)
+    assert httpx.get(f"{url}/livez").json() == {"status": "ok"}
+    eventually(lambda: "onesheet_drift_verdict" in httpx.get(f"{url}/metrics").text)
     assert {os.getpriority(os.PRIO_PROCESS, thread.id) for thread in psutil.Process(process.pid).threads()} == {19}
     process.send_signal(signal.SIGTERM)
     assert process.wait(MAX_WAIT) == 0

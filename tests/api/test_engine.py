@@ -12,6 +12,7 @@ from onesheet.bundle import load_bundle
 from onesheet.errors import InvalidRequestError, NotAnImageError, NotReadyError, OverloadedError
 from onesheet.predictor import Predictor
 from onesheet.serving.engine import Engine
+from tests.processes import MAX_WAIT
 
 
 class HeldPredictor(Predictor):
@@ -23,7 +24,7 @@ class HeldPredictor(Predictor):
 
     def run(self, batch):
         self.started.release()
-        assert self.go.wait(10)
+        assert self.go.wait(MAX_WAIT)
         self.batches.append(len(batch))
         return super().run(batch)
 
@@ -196,7 +197,7 @@ def test_to_close_is_to_answer_what_was_accepted(start, held, make_poster):
     closing = threading.Thread(target=engine.close)
     closing.start()
     held.go.set()
-    closing.join(10)
+    closing.join(MAX_WAIT)
 
     assert all(future.result(0) for future in futures)
     with pytest.raises(NotReadyError):

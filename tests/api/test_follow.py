@@ -11,6 +11,7 @@ from pydantic import SecretStr
 from onesheet.console import read_settings
 from onesheet.errors import InvalidRequestError
 from onesheet.serving import create_app
+from tests.processes import MAX_WAIT
 
 pytestmark = pytest.mark.anyio
 
@@ -39,7 +40,7 @@ def started(connect):
 
 
 async def becomes(client, version: str) -> None:
-    with anyio.fail_after(30):
+    with anyio.fail_after(MAX_WAIT):
         while (await client.get("/health")).json()["model"] != {"name": "tiny", "version": version}:
             await anyio.sleep(0.05)
 
@@ -74,7 +75,7 @@ async def test_a_champion_that_cannot_be_used_leaves_the_old_one_answering(
         whole = stored.read_bytes()
         stored.write_bytes(whole[:-10])
         embedded.move(embedded.standing("champion"), damaged, "promote", "because")
-        with anyio.fail_after(30):
+        with anyio.fail_after(MAX_WAIT):
             while 'onesheet_model_swaps_total{outcome="refused"}' not in (await client.get("/metrics")).text:
                 await anyio.sleep(0.05)
         answer = await client.post("/predict", files={"file": make_poster()})
@@ -87,7 +88,7 @@ async def test_a_registry_that_comes_late_is_waited_for(
     following, embedded, register, started, tiny_bundle, make_poster, read_log
 ):
     async with started(following) as client:
-        with anyio.fail_after(30):
+        with anyio.fail_after(MAX_WAIT):
             while (await client.get("/readyz")).json().get("type") != "/problems/unknown_version":
                 await anyio.sleep(0.05)
         register(embedded, tiny_bundle, alias="champion")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import sys
 import time
+from collections import Counter
+from contextlib import closing
 from pathlib import Path
 
 import httpx
@@ -13,14 +15,14 @@ import psutil
 import pytest
 from PIL import Image
 
+from onesheet.predictionlog import PredictionLog
+from onesheet.serving import create_app
 from onesheet.serving.guard import digest
 from tests.processes import run_command
 
-pytestmark = pytest.mark.timeout(300)
-
-PICTURES = 10_000
+IN_PROCESS, OVER_HTTP = 9_500, 500
 GROWTH = 150e6  # bytes
-SECONDS = 2.0
+SECONDS = 2.0  # of a core
 OPERATOR = "secret"
 
 
@@ -72,29 +74,48 @@ def mutated(seeds: list[bytes], random: np.random.Generator) -> bytes:
     return bytes(data)
 
 
+@pytest.fixture(scope="module")
+def pictures(seeds) -> list[bytes]:
+    """Those that the application is given; the ones that a server gets follow them."""
+    random = np.random.default_rng(7)
+    return [mutated(seeds, random) for _ in range(IN_PROCESS + OVER_HTTP)]
+
+
 @pytest.mark.posters
 @pytest.mark.slow
-def test_nothing_that_can_happen_to_a_picture_is_the_servers_fault(serving, seeds):
-    random = np.random.default_rng(7)
-    server = serving(MAX_UPLOAD_BYTES="2000000", PATIENCE_SECONDS="30")
-    process = psutil.Process(server.process.pid)
-    answered: dict[int, int] = {}
+@pytest.mark.anyio
+async def test_nothing_that_can_happen_to_a_picture_is_the_applications_fault(settings, predictor, connect, pictures):
+    settings = settings.model_copy(update={"max_upload_bytes": 2_000_000})
+    app, process = create_app(settings, predictor), psutil.Process()
+    answered: Counter[int] = Counter()
     slowest, before = 0.0, 0
-    with httpx.Client(base_url=server.url, timeout=60) as client:
-        for number in range(PICTURES):
-            data = mutated(seeds, random)
-            started = time.perf_counter()
-            answer = client.post("/predict", files={"file": data})
-            slowest = max(slowest, time.perf_counter() - started)
-            answered[answer.status_code] = answered.get(answer.status_code, 0) + 1
+    async with app.router.lifespan_context(app), connect(app) as client:
+        for number, data in enumerate(pictures[:IN_PROCESS]):
+            began = time.process_time()
+            answer = await client.post("/predict", files={"file": data})
+            slowest = max(slowest, time.process_time() - began)
+            answered[answer.status_code] += 1
             assert answer.status_code in (200, 400, 413, 415, 422), (number, answer.text)
             if number == 1000:
                 before = process.memory_info().rss
-        assert client.get("/readyz").status_code == 200
     assert answered[200] > 500
     assert answered[400] > 500
     assert slowest < SECONDS
     assert process.memory_info().rss - before < GROWTH
+    with closing(PredictionLog(settings.log_url)) as log:
+        assert log.count() == answered[200]
+
+
+@pytest.mark.posters
+@pytest.mark.slow
+def test_nothing_that_can_happen_to_a_picture_is_the_servers_fault(serving, pictures):
+    server = serving(MAX_UPLOAD_BYTES="2000000", PATIENCE_SECONDS="300")
+    with httpx.Client(base_url=server.url) as client:
+        answers = [client.post("/predict", files={"file": data}) for data in pictures[IN_PROCESS:]]
+        assert client.get("/readyz").status_code == 200
+    answered = Counter(answer.status_code for answer in answers)
+    assert answered.keys() <= {200, 400, 413, 415, 422}
+    assert min(answered[200], answered[400]) > 30
     assert len(server.logged()) == answered[200]
     assert server.mistakes() == []
 

@@ -15,6 +15,7 @@ import pytest
 from onesheet import explanation, load_predictor
 from onesheet.bundle import load_bundle, write_bundle
 from onesheet.serving import create_app, insights
+from tests.processes import MAX_WAIT
 
 pytestmark = pytest.mark.anyio
 
@@ -122,7 +123,7 @@ async def test_too_many_at_once_are_told_to_come_again(settings, predictor, conn
     may_go = threading.Event()
 
     def explain_later(*arguments):
-        may_go.wait(20)
+        may_go.wait(MAX_WAIT)
         return explanation.explain(*arguments)
 
     monkeypatch.setattr(insights, "explain", explain_later)
@@ -130,7 +131,7 @@ async def test_too_many_at_once_are_told_to_come_again(settings, predictor, conn
     app = create_app(settings, predictor)
     async with connect(app) as client:
         asked = [asyncio.create_task(client.post("/explain", files={"file": make_poster()})) for _ in range(2)]
-        with anyio.fail_after(10):
+        with anyio.fail_after(MAX_WAIT):
             while app.state.insights._under_way < 2:
                 await anyio.sleep(0.01)
         refused = await client.post("/similar", files={"file": make_poster()})

@@ -17,6 +17,7 @@ from onesheet.image_statistics import STATISTICS
 from onesheet.monitoring.log_export import export_parquet
 from onesheet.predictionlog import Feedback, LoggedPrediction, PredictionLog
 from onesheet.serving import create_app
+from tests.processes import MAX_WAIT
 
 START = datetime(2026, 11, 1, tzinfo=UTC)
 
@@ -144,7 +145,7 @@ def test_ids_of_an_export_are_those_of_the_answers(filled, log, tmp_path):
 async def test_a_service_forgets_by_itself(log, log_url, filled, settings):
     days = (datetime.now(UTC) - filled[10].time) / timedelta(days=1) + 0.01
     app = create_app(settings.model_copy(update={"log_url": log_url, "log_retention_days": days}))
-    with anyio.fail_after(20):
+    with anyio.fail_after(MAX_WAIT):
         async with app.router.lifespan_context(app):
             while log.count() > 10:
                 await anyio.sleep(0.02)
@@ -156,7 +157,7 @@ async def test_a_service_that_cannot_forget_says_so_and_answers_on(read_log, set
     log_url = f"sqlite:///{tmp_path}/nowhere/log.db"
     changes = {"log_url": log_url, "log_retention_days": 1, "log_failure": "answer"}
     app = create_app(settings.model_copy(update=changes), predictor)
-    with anyio.fail_after(20):
+    with anyio.fail_after(MAX_WAIT):
         async with app.router.lifespan_context(app), connect(app) as client:
             while not any(line["event"].startswith("old answers not removed") for line in read_log()):
                 await anyio.sleep(0.02)

@@ -30,7 +30,7 @@ from onesheet.errors import (
 )
 from onesheet.registry import Registry, open_registry, verification
 from onesheet.settings import Settings
-from tests.processes import MAX_WAIT, eventually, started_process
+from tests.processes import eventually, started_process
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +54,7 @@ def mlflow_server(tmp_path_factory: pytest.TempPathFactory, free_port) -> Iterat
         def answers() -> bool:
             assert server.poll() is None, (folder / "log").read_text()
             with suppress(httpx.TransportError):
-                return httpx.get(f"http://127.0.0.1:{port}/health", timeout=MAX_WAIT).is_success
+                return httpx.get(f"http://127.0.0.1:{port}/health").is_success
             return False
 
         eventually(answers)

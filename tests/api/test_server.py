@@ -6,7 +6,6 @@ import os
 import signal
 import socket
 import threading
-import time
 from contextlib import closing
 
 import httpx
@@ -15,8 +14,7 @@ import pytest
 from onesheet.errors import OnesheetError
 from onesheet.predictor import Predictor
 from onesheet.serving import serve
-
-pytestmark = pytest.mark.timeout(60)
+from tests.processes import MAX_WAIT
 
 
 def test_it_answers_and_stops_cleanly_on_sigterm(serving, make_poster):
@@ -83,19 +81,27 @@ def test_it_returns_normally_and_leaves_the_signals_as_they_were(
 
 
 def test_what_is_under_way_is_finished_before_it_stops(
-    restored_logging, settings, make_poster, monkeypatch, wait_until_ready, free_port
+    restored_logging, settings, make_poster, monkeypatch, wait_until_ready, eventually, free_port
 ):
     port, serving, busy, statuses = free_port(), threading.Event(), threading.Event(), []
+    may_end = threading.Event()
     run = Predictor.run
 
     def slow_run(self, batch):
         if serving.is_set():  # and not only warming up
             busy.set()
-            time.sleep(0.5)
+            may_end.wait(MAX_WAIT)
         return run(self, batch)
 
+    def is_stopping() -> bool:
+        try:
+            socket.create_connection(("127.0.0.1", port)).close()
+        except ConnectionRefusedError:
+            return True
+        return False
+
     def ask() -> None:
-        answer = httpx.post(f"http://127.0.0.1:{port}/predict", files={"file": make_poster()}, timeout=20)
+        answer = httpx.post(f"http://127.0.0.1:{port}/predict", files={"file": make_poster()})
         statuses.append(answer.status_code)
 
     def stop_when_busy() -> None:
@@ -103,8 +109,10 @@ def test_what_is_under_way_is_finished_before_it_stops(
         serving.set()
         client = threading.Thread(target=ask)
         client.start()
-        busy.wait(20)
+        busy.wait(MAX_WAIT)
         os.kill(os.getpid(), signal.SIGTERM)
+        eventually(is_stopping)
+        may_end.set()
         client.join()
 
     monkeypatch.setattr(Predictor, "run", slow_run)

@@ -11,6 +11,7 @@ from onesheet.errors import OverloadedError
 from onesheet.predictionlog import PredictionLog
 from onesheet.serving import create_app
 from onesheet.serving.engine import Engine
+from tests.processes import MAX_WAIT
 
 pytestmark = pytest.mark.anyio
 
@@ -25,7 +26,7 @@ async def shadowed(settings, connect):
     """A client of an API with a shadow; at the end everything is written."""
     app = create_app(settings)
     async with app.router.lifespan_context(app), connect(app) as client:
-        with anyio.fail_after(10):
+        with anyio.fail_after(MAX_WAIT):
             while app.state.service._shadow is None:
                 await anyio.sleep(0.02)
         yield client
@@ -33,7 +34,7 @@ async def shadowed(settings, connect):
 
 async def rows(url: str, expected: int):
     log = PredictionLog(url)
-    with anyio.fail_after(10):
+    with anyio.fail_after(MAX_WAIT):
         while len(found := list(log.predictions())) < expected:
             await anyio.sleep(0.02)
     log.close()
@@ -89,6 +90,6 @@ async def test_a_shadow_that_fails_is_counted(shadowed, make_poster, monkeypatch
 
     monkeypatch.setattr("onesheet.predictor.Predictor.judge", failing)
     assert (await shadowed.post("/predict", files={"file": make_poster()})).status_code == 200
-    with anyio.fail_after(5):
+    with anyio.fail_after(MAX_WAIT):
         while 'onesheet_shadow_total{outcome="failed"} 1.0' not in (await shadowed.get("/metrics")).text:
             await anyio.sleep(0.02)

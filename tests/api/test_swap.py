@@ -11,6 +11,7 @@ from pydantic import SecretStr
 
 from onesheet.serving import create_app, service
 from onesheet.serving.choice import SharedChoice
+from tests.processes import MAX_WAIT
 
 pytestmark = pytest.mark.anyio
 
@@ -103,14 +104,14 @@ async def test_processes_of_one_service_follow_each_other(settings, predictor, c
     ):
         await one.post("/admin/model", json={"bundle": str(next_bundle)}, headers=TOKEN)
         assert await version(one) == "2.0.0"
-        with anyio.fail_after(5):
+        with anyio.fail_after(MAX_WAIT):
             while await version(other) != "2.0.0":
                 await anyio.sleep(0.05)
         choice.write("nowhere")
         await anyio.sleep(1.2)
         assert await version(one) == await version(other) == "2.0.0"
         choice.write(settings.bundle)
-        with anyio.fail_after(5):
+        with anyio.fail_after(MAX_WAIT):
             while {await version(one), await version(other)} != {"1.2.3"}:
                 await anyio.sleep(0.05)
 
@@ -137,7 +138,7 @@ async def test_what_is_chosen_while_a_process_follows_an_older_choice_is_what_st
         tasks.start_soon(swap)
         await anyio.sleep(0.5)
         may_load.set()
-        with anyio.fail_after(5):
+        with anyio.fail_after(MAX_WAIT):
             while await version(client) != "2.0.0":
                 await anyio.sleep(0.02)
         await anyio.sleep(0.2)
@@ -156,7 +157,7 @@ async def test_what_was_chosen_stays_as_it_was_whatever_becomes_of_the_original(
     shutil.rmtree(next_bundle)
     later = create_app(settings, choice=SharedChoice(tmp_path / "choice"))
     async with later.router.lifespan_context(later), connect(later) as client:
-        with anyio.fail_after(10):
+        with anyio.fail_after(MAX_WAIT):
             while (await client.get("/readyz")).status_code != 200:
                 await anyio.sleep(0.02)
         assert await version(client) == "2.0.0"
@@ -169,7 +170,7 @@ async def test_a_process_that_starts_later_takes_what_the_others_chose(settings,
     choice.write(str(next_bundle))
     app = create_app(settings, choice=choice)
     async with app.router.lifespan_context(app), connect(app) as client:
-        with anyio.fail_after(10):
+        with anyio.fail_after(MAX_WAIT):
             while (await client.get("/readyz")).status_code != 200:
                 await anyio.sleep(0.02)
         assert await version(client) == "2.0.0"

@@ -133,7 +133,7 @@ def test_no_network_is_told_in_seconds(tmp_path: Path, monkeypatch: pytest.Monke
     start = time.monotonic()
     with pytest.raises(FetchError, match=r"^cannot reach gs://posters: .*\(127\.0\.0\.1:\d+\)$"):
         fetch("gs://posters", tmp_path / "raw")
-    assert time.monotonic() - start < 5
+    assert time.monotonic() - start < 30  # and not the minutes of retries that the client would add
 
 
 def test_google_is_asked_where_nothing_else_is_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

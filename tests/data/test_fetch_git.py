@@ -6,7 +6,6 @@ import os
 import shutil
 import socket
 import sys
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -158,10 +157,8 @@ def test_addresses_that_do_not_answer(tmp_path: Path, no_pauses: None) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         closed = server.getsockname()[1]
     address = f"http://me:s3cret@127.0.0.1:{closed}/posters.git"
-    start = time.monotonic()
     with pytest.raises(FetchError, match=r"^cannot reach http://127\.0\.0\.1:\d+/posters\.git: ") as caught:
         fetch(address, tmp_path / "raw")
-    assert time.monotonic() - start < 5
     assert "s3cret" not in caught.value.message
     assert "\n" not in caught.value.message
     with pytest.raises(FetchError, match=r"cannot reach nowhere\.git: "):

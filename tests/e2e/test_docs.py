@@ -120,14 +120,12 @@ def test_what_a_page_leaves_out_it_says(page, left_out):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
 @pytest.mark.parametrize("page", LESSONS)
 def test_a_lesson_works_from_start_to_end(page, home):
     _run(page, home)
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
 @pytest.mark.parametrize("page", GUIDES)
 def test_the_commands_of_a_guide_work(page, home, made_up_posters, emulator):
     shutil.copytree(made_up_posters, home / "data" / "raw")

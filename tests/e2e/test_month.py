@@ -14,7 +14,6 @@ import pytest
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.posters,
-    pytest.mark.timeout(900),
     pytest.mark.usefixtures("uncounted_processes"),
 ]
 

@@ -67,7 +67,6 @@ def _commands(port: int) -> str:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
 def test_from_raw_posters_to_an_answer_over_http(sample, tmp_path):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

@@ -145,7 +145,6 @@ def version_of(bundle: Path) -> str:
     return str(json.loads((bundle / "bundle.json").read_text())["version"])
 
 
-@pytest.mark.timeout(900)
 def test_a_model_comes_is_replaced_and_comes_back(project, serve, make_poster):
     # Version 1 of the data, and a first model of it, after a single epoch.
     project.choose("trainer.epochs=1")

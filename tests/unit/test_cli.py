@@ -564,7 +564,7 @@ def _press_control_c(process: subprocess.Popen[bytes]) -> bytes:
     for _ in range(30):
         process.send_signal(signal.SIGINT)
         with suppress(subprocess.TimeoutExpired):
-            return process.communicate(timeout=10)[1]
+            return process.communicate(timeout=MAX_WAIT)[1]
     raise AssertionError("it goes on")
 
 

@@ -114,7 +114,7 @@ def test_what_a_test_leaves_behind_fails_it_and_is_ended(project, environment, o
         ("file", "temporary file forgotten"),
     ):
         assert re.search(rf"ERROR at teardown of test_{test} [\s\S]{{,400}}{left}", said), said
-    assert not any(Path(environment["TMPDIR"]).glob("onesheet-*"))
+    assert not any(Path(environment["TMPDIR"]).glob("tests-*"))
 
 
 ENDLESS = """

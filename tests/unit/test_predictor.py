@@ -40,6 +40,7 @@ from onesheet.predictor import (
     map_batches,
     usable_cores,
 )
+from tests.processes import MAX_WAIT
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -322,8 +323,8 @@ def test_what_nobody_waits_for_is_not_begun() -> None:
     def slow(batch: Sequence[int]) -> list[int]:
         begun.append(batch[0])
         if begun != [0]:
-            first_done.wait(10)
-            go_on.wait(10)
+            first_done.wait(MAX_WAIT)
+            go_on.wait(MAX_WAIT)
         return list(batch)
 
     results = map_batches(slow, range(100), threads=1, batch_size=1)

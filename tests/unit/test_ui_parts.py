@@ -16,6 +16,7 @@ from onesheet.errors import ApiError, ApiUnavailableError, ImageError
 from onesheet.ui.answers import Answer, Answers, Poster, as_csv, as_json, sentence
 from onesheet.ui.heatmap import for_screen, overlay
 from onesheet.ui.model_page import wilson
+from tests.processes import MAX_WAIT
 
 CONTENT = {
     "prediction_id": "1",
@@ -70,7 +71,7 @@ def test_a_broken_poster_is_known_and_an_absent_api_is_tried_again():
 
 def test_only_a_few_are_asked_for_at_once():
     under_way, most, lock = [0], [0], threading.Lock()
-    all_there = threading.Barrier(4, timeout=5)
+    all_there = threading.Barrier(4, timeout=MAX_WAIT)
 
     def ask(_):
         with lock:
