@@ -20,8 +20,6 @@ from google.cloud import storage
 
 from tests.processes import run_command
 
-pytestmark = pytest.mark.usefixtures("uncounted_processes")
-
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 
@@ -121,13 +119,13 @@ def test_what_a_page_leaves_out_it_says(page, left_out):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("page", LESSONS)
-def test_a_lesson_works_from_start_to_end(page, home):
-    _run(page, home)
+def test_a_lesson_works_from_start_to_end(page, home, preloaded_commands):
+    _run(page, home, preloaded_commands)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("page", GUIDES)
-def test_the_commands_of_a_guide_work(page, home, made_up_posters, emulator):
+def test_the_commands_of_a_guide_work(page, home, made_up_posters, emulator, preloaded_commands):
     shutil.copytree(made_up_posters, home / "data" / "raw")
     shutil.copytree(ROOT / "reports", home / "reports")
     pictures = sorted((home / "data" / "raw" / "Images").iterdir())
@@ -137,7 +135,7 @@ def test_the_commands_of_a_guide_work(page, home, made_up_posters, emulator):
     for path in pictures[:20]:
         bucket.blob(f"posters/{path.name}").upload_from_filename(path)
 
-    _run(page, home)
+    _run(page, home, preloaded_commands)
 
 
 @pytest.fixture
@@ -148,7 +146,7 @@ def home(tmp_path: Path) -> Path:
     return folder
 
 
-def _run(page: str, home: Path) -> None:
+def _run(page: str, home: Path, search_path: str) -> None:
     """Every block of the page that can run, in order, in one shell, and each with the output that is shown."""
     notes = home.with_name("notes")
     notes.mkdir()
@@ -160,8 +158,7 @@ def _run(page: str, home: Path) -> None:
         for file in notes.glob("*.py"):
             file.write_text(file.read_text().replace(f"127.0.0.1:{documented}", f"127.0.0.1:{port}"))
     environment = {name: value for name, value in os.environ.items() if not name.startswith("ONESHEET_")}
-    environment["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-    environment |= {PORTS[documented]: port for documented, port in ports.items()}
+    environment |= {"PATH": search_path} | {PORTS[documented]: port for documented, port in ports.items()}
 
     done = run_command(["bash", "-c", script], cwd=home, env=environment, timeout=900, stdout=None, stderr=None)
 

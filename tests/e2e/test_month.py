@@ -14,7 +14,6 @@ import pytest
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.posters,
-    pytest.mark.usefixtures("uncounted_processes"),
 ]
 
 

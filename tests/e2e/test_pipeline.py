@@ -18,8 +18,6 @@ from tests.processes import run_command
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-pytestmark = pytest.mark.usefixtures("uncounted_processes")
-
 ROOT = Path(__file__).parents[2]
 RECIPE = (
     *("experiment=smoke", "trainer.epochs=2", "trainer.progress=false", "logger=none", "logger.pictures_every=0"),

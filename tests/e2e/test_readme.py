@@ -9,7 +9,6 @@ import os
 import re
 import shutil
 import socket
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +17,6 @@ from PIL import Image
 
 from onesheet.bundle import load_bundle
 from tests.processes import run_command
-
-pytestmark = pytest.mark.usefixtures("uncounted_processes")
 
 README = Path(__file__).parents[2] / "README.md"
 FILMS = 400
@@ -67,13 +64,13 @@ def _commands(port: int) -> str:
 
 
 @pytest.mark.slow
-def test_from_raw_posters_to_an_answer_over_http(sample, tmp_path):
+def test_from_raw_posters_to_an_answer_over_http(sample, tmp_path, preloaded_commands):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     environment = {
         **os.environ,
-        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "PATH": preloaded_commands,
         "ONESHEET_DATA_SOURCE": str(sample),
     }
     home = tmp_path / "work"

@@ -19,8 +19,6 @@ import yaml
 from onesheet.data.kept_splits import read_kept_splits
 from tests.processes import MAX_WAIT, eventually, run_command
 
-pytestmark = pytest.mark.usefixtures("uncounted_processes")
-
 ROOT = Path(__file__).parents[2]
 # These posters are few, and the networks small: a tenth of a millisecond is noise, and another recipe is much larger.
 GATES = {
@@ -39,13 +37,14 @@ class Project:
     Args:
         folder: Its working tree.
         posters: All that there will ever be.
+        search_path: PATH with the commands.
     """
 
-    def __init__(self, folder: Path, posters: Path) -> None:
+    def __init__(self, folder: Path, posters: Path, search_path: str) -> None:
         self.folder, self.posters = folder, posters
         self.environment = {
             **os.environ,
-            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+            "PATH": search_path,
             "ONESHEET_ACTOR": "ada",
             "DVC_NO_ANALYTICS": "true",
             "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -105,9 +104,9 @@ class Project:
 
 
 @pytest.fixture
-def project(tmp_path: Path, made_up_posters: Path) -> Project:
+def project(tmp_path: Path, made_up_posters: Path, preloaded_commands: str) -> Project:
     """A new one, with three quarters of the posters."""
-    made = Project(tmp_path / "project", made_up_posters)
+    made = Project(tmp_path / "project", made_up_posters, preloaded_commands)
     made.take_posters(180)
     return made
 

@@ -22,11 +22,6 @@ if TYPE_CHECKING:
     MadeOnce = Callable[[str, Callable[[Path], object]], Path]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _train_at_full_pace(uncounted_processes: None) -> None:
-    """What trains takes long enough."""
-
-
 @pytest.fixture(scope="session")
 def processed(made_up_posters: Path, made_once: MadeOnce) -> Path:
     """Folder with the manifest of the made-up posters."""
