@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tarfile
 import time
+import unicodedata
 import zipfile
 from contextlib import contextmanager
 from functools import partial
@@ -192,6 +193,48 @@ def test_all_kinds_of_catalogues_have_the_same_rows(kind, folder, score, tmp_pat
     found = [name.removeprefix(f"{folder}/") for name in table["poster"].to_pylist()]
     assert found == names(folder)
     assert table.drop_columns("poster").equals(expected.drop_columns("poster"))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "id;path;year\n1;b/red.jpg;2001\n2;white.jpg;2002\n".encode("utf-8-sig"),
+        b"imdbId,Title,Poster\n1,Les Mis\xe9rables,b/red.jpg\n2,b,white.jpg\n",
+        b"id,path\r\n1,b\\red.jpg\r\n2,.\\white.jpg\r\n",
+        b"id, Image Path \n1, b/red.jpg\n2,white.jpg \n",
+        "id\tfile\n1\tb/red.jpg\n2\twhite.jpg\n".encode("utf-16"),
+    ],
+)
+def test_tables_as_other_programs_write_them(content, tmp_path, score, make_poster):
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b/red.jpg").write_bytes(make_poster("red"))
+    (tmp_path / "white.jpg").write_bytes(make_poster("white"))
+    (tmp_path / "list.csv").write_bytes(content)
+    assert score(tmp_path / "list.csv")["message"].to_pylist() == [None, None]
+
+
+def test_paths_as_other_systems_write_them(tmp_path, score, make_poster):
+    composed, decomposed = (unicodedata.normalize(form, "é") for form in ("NFC", "NFD"))
+    for name in (f"1{composed}.jpg", f"2{decomposed}.jpg", "3 .jpg", "3.jpg", "4%.jpg"):
+        (tmp_path / name).write_bytes(make_poster("red"))
+    found = [
+        f"1{decomposed}.jpg",
+        f"2{composed}.jpg",
+        "3 .jpg",
+        (tmp_path / "4%.jpg").as_uri(),
+        (tmp_path / "3.jpg").as_uri().replace("file:///", "FILE://localhost/"),
+    ]
+    lost = ["C:\\posters\\3.jpg", "file://nas/3.jpg", "file://[/3.jpg", "gone.jpg"]
+    write(tmp_path / "list.csv", "\n".join(["path", *found, *lost]))
+    table = score(tmp_path / "list.csv")
+    assert table["poster"].to_pylist() == [*found, *lost]
+    assert table["message"].to_pylist() == [
+        *[None] * len(found),
+        "no such file: this is a path of a Windows machine",
+        "a file:// address of another machine",
+        "not a valid file:// address",
+        "no such file",
+    ]
 
 
 def test_a_bucket(emulator, folder, score):
@@ -385,9 +428,13 @@ def test_what_is_not_what_its_name_says(name, content, tmp_path, score):
     [
         (lambda top: top / "none", "no such file or folder"),
         (lambda top: write(top / "poster.jpg", ""), "is no catalogue; name a folder"),
-        (lambda top: write(top / "list.csv", "id,film\n1,2\n"), "has no column path or url"),
+        (
+            lambda top: write(top / "list.csv", "id,film\n1,2\n"),
+            "has no column `path` or `url` .*delimiter comma, columns `id`, `film`",
+        ),
         (lambda top: write(top / "list.csv", "path\n" + "a" * 2**20), "line of 1,048,576 letters or more"),
         (lambda top: numbers(top / "list.parquet"), "holds int64, no text"),
+        (lambda top: numbers(top / "list.parquet", "film"), "no column `path` or `url`; its columns are film"),
     ],
 )
 def test_a_source_that_is_none(make, reason, tmp_path, score):
@@ -400,8 +447,8 @@ def write(path: Path, text: str) -> Path:
     return path
 
 
-def numbers(path: Path) -> Path:
-    pq.write_table(pa.table({"path": [1, 2]}), path)
+def numbers(path: Path, column: str = "path") -> Path:
+    pq.write_table(pa.table({column: [1, 2]}), path)
     return path
 
 

@@ -1,29 +1,33 @@
-"""A table that names posters: CSV or Parquet, with a column `path` or `url`."""
+"""A table that names posters: CSV or Parquet, with a column such as `path` or `url`."""
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Final, Protocol, TextIO
+from typing import Final, Protocol
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from onesheet.csv_table import CsvTable, find_column
 from onesheet.errors import DataError, ImageNotFoundError, reason
-from onesheet.image import ImageLimits, read_bytes
+from onesheet.image import ImageLimits
 from onesheet.scoring.addresses import read_address
 from onesheet.scoring.bucket import read_object
+from onesheet.scoring.paths import is_file_uri, read_path
 from onesheet.scoring.rows import Row, fail, file_identity, shown
 
-_COLUMNS: Final = ("path", "url")
+# What lies here comes first: it is nearer than what would have to be fetched.
+_COLUMNS: Final = (
+    *("path", "url", "file", "filename", "filepath", "file_path", "image", "image_path", "poster", "poster_path"),
+    *("image_url", "poster_url"),
+)
 _BUCKET: Final = "gs://"
 _ADDRESS: Final = "://"
 _BATCH_ROWS: Final = 1024
-_LINE_LETTERS: Final = 2**20
 
 
 class _Column(Protocol):
@@ -59,7 +63,7 @@ class TableSource:
     @property
     def is_remote(self) -> bool:
         """See `Source`; the first poster speaks for all."""
-        return _ADDRESS in next(self._column.values(0), "")
+        return _is_address(next(self._column.values(0), "").strip())
 
     @property
     def total(self) -> int:
@@ -75,64 +79,35 @@ class TableSource:
             yield Row(shown(value), self._reader(value))
 
     def _reader(self, value: str) -> Callable[[], bytes]:
-        if value.startswith(_BUCKET):
-            return partial(read_object, value, self._limits.max_bytes)
-        if _ADDRESS in value:
-            return partial(read_address, value, self._limits.max_bytes, self._seconds)
-        if not value:
+        address = value.strip()
+        if address.startswith(_BUCKET):
+            return partial(read_object, address, self._limits.max_bytes)
+        if _is_address(address):
+            return partial(read_address, address, self._limits.max_bytes, self._seconds)
+        if not address:
             return partial(fail, ImageNotFoundError("the table names no poster here"))
-        return partial(read_bytes, self._folder / value, self._limits)
+        return partial(read_path, self._folder, value, self._limits)
 
 
-def _chosen(names: list[str], table: Path) -> str:
-    """Where there are both columns, what lies here is nearer than what would have to be fetched."""
-    for name in _COLUMNS:
-        if name in names:
-            return name
-    raise DataError(f"{table.name} has no column {' or '.join(_COLUMNS)}")
+def _is_address(value: str) -> bool:
+    return _ADDRESS in value and not is_file_uri(value)
 
 
 class _CsvColumn:
-    """Of a CSV file in UTF-8, with a header.
+    """Of a CSV file.
 
     Raises:
-        DataError: It is no such file.
+        DataError: It is no CSV file, or has no such column.
     """
 
     def __init__(self, table: Path) -> None:
-        self._table = table
-        try:
-            with self._open() as file:
-                header = next(csv.reader(_lines(file)), [])
-            self._index = header.index(_chosen(header, table))
-            self.total = sum(1 for _ in self._records())
-        except (UnicodeDecodeError, csv.Error) as error:
-            raise DataError(f"{table.name} is no CSV in UTF-8: {reason(error)}") from error
+        self._csv = CsvTable(table, _COLUMNS)
+        self.total = sum(1 for _ in self._csv.records())
 
     def values(self, start: int) -> Iterator[str]:
         """See `_Column`."""
-        for record in islice(self._records(), start, None):
-            yield record[self._index] if self._index < len(record) else ""
-
-    def _records(self) -> Iterator[list[str]]:
-        with self._open() as file:
-            # To the reader an empty line is a record without fields.
-            yield from islice(filter(None, csv.reader(_lines(file))), 1, None)
-
-    def _open(self) -> TextIO:
-        return self._table.open(encoding="utf-8-sig", newline="")
-
-
-def _lines(file: TextIO) -> Iterator[str]:
-    """Of a file that may be anything: no line has to fit into memory.
-
-    Raises:
-        csv.Error: There is one that is too long.
-    """
-    while line := file.readline(_LINE_LETTERS):
-        if len(line) == _LINE_LETTERS:
-            raise csv.Error(f"there is a line of {_LINE_LETTERS:,} letters or more")
-        yield line
+        for _, fields in islice(self._csv.records(), start, None):
+            yield fields[self._csv.index] if self._csv.index < len(fields) else ""
 
 
 class _ParquetColumn:
@@ -146,7 +121,7 @@ class _ParquetColumn:
         self._table = table
         try:
             with pq.ParquetFile(table) as file:
-                self._name = _chosen(file.schema_arrow.names, table)
+                self._name = _named(file.schema_arrow.names, table)
                 self.total: int = file.metadata.num_rows
                 kind = file.schema_arrow.field(self._name).type
         except pa.ArrowException as error:
@@ -169,3 +144,18 @@ class _ParquetColumn:
                 yield from islice(names, start, None)
         except pa.ArrowException as error:
             raise DataError(f"{self._table.name} is damaged: {reason(error)}") from error
+
+
+def _named(columns: list[str], table: Path) -> str:
+    """The column that names posters.
+
+    Raises:
+        DataError: There is none, or there are two.
+    """
+    try:
+        index = find_column(columns, _COLUMNS)
+    except ValueError as error:
+        raise DataError(f"{table.name} has {error}") from error
+    if index is None:
+        raise DataError(f"{table.name} has no column `path` or `url`; its columns are {', '.join(columns) or 'none'}")
+    return columns[index]
