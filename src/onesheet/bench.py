@@ -14,11 +14,11 @@ import numpy as np
 from PIL import Image
 
 from onesheet.errors import DataError, ImageError
+from onesheet.image import PICTURE_SUFFIXES
 from onesheet.predictor import Predictor, map_batches
 
 _SAMPLE: Final = 64
 _LATENCY_RUNS: Final = 50
-_SUFFIXES: Final = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +114,7 @@ def sample_posters(images: Path | None, predictor: Predictor) -> list[bytes]:
     """
     if images is None:
         return _made_up_posters()
-    paths = sorted(path for path in images.glob("*") if path.suffix.lower() in _SUFFIXES)[:_SAMPLE]
+    paths = sorted(path for path in images.glob("*") if path.suffix.lower() in PICTURE_SUFFIXES)[:_SAMPLE]
     if not paths:
         raise DataError(f"no posters in {images}")
     sample = []

@@ -72,10 +72,13 @@ class CsvTable:
         except csv.Error as error:
             raise DataError(f"{self.path.name} is not a readable CSV file: {error} ({self})") from error
 
-    def error(self, line: int, message: str, column: int | None = None) -> DataError:
-        """An error about a record that names the file, the line, the column, and how the file was read."""
-        where = f", column `{_clip(self.columns[column])}`" if column is not None else ""
-        return DataError(f"{self.path.name}, line {line}{where}: {message} (read as {self})")
+    def error(self, line: int, message: str) -> DataError:
+        """An error about a record: with the file, the line, and how the file was read."""
+        return DataError(f"{self.path.name}, line {line}: {message} (read as {self})")
+
+    def field_error(self, line: int, column: int, value: str, message: str) -> DataError:
+        """An error about a field, with its column and value too."""
+        return self.error(line, f"column `{_clip(self.columns[column])}` {message}, got {_clip(value)!r}")
 
     def _read_header(self, names: Sequence[str]) -> tuple[str, int, tuple[str, ...]]:
         """The delimiter, the line of the header, and the names in it."""

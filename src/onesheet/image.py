@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 ImageSource: TypeAlias = "bytes | str | os.PathLike[str] | Image.Image | NDArray[np.uint8]"
 
 READABLE_FORMATS = ("JPEG", "PNG", "WEBP", "GIF")
+PICTURE_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif")
+"""Of the names of files in these formats, in lower case; which of the formats a file has, its content tells."""
 
 # What Pillow's decoders raise on damaged or hostile bytes; its warnings too, where warnings are errors.
 _DECODER_FAILURES = (

@@ -341,10 +341,10 @@ def test_many_missing_pictures_are_an_error(make_source: Callable[..., Path], tm
     ("labels", "message"),
     [
         ("", "no column `Id`"),
-        ("Film,Drama\ntt1,1\n", "no column `Id`"),
+        ("Title,Drama\ntt1,1\n", "no column `Id`"),
         ("Id,Genre\ntt1,['Drama']\n", "no genre columns"),
         ("Id,Drama\n", "no rows"),
-        ("\xff\xfe", "not a readable CSV"),
+        ("Id\0\x81", "not a readable CSV"),
     ],
 )
 def test_labels_that_are_none(source: Path, tmp_path: Path, labels: str, message: str) -> None:

@@ -53,7 +53,7 @@ def test_whatever_the_paths_the_names_stay_inside() -> None:
 
 
 def test_picture_names_that_are_taken() -> None:
-    assert all(map(is_picture, ["tt1.jpg", "TT 2.JPEG", "é.webp", "a.b.gif", "x.PNG"]))
+    assert all(map(is_picture, ["tt1.jpg", "TT 2.JPEG", "é.webp", "a.b.gif", "x.PNG", "y.jpe", "z.jfif"]))
 
 
 def test_root_is_the_nearest_with_pictures() -> None:

@@ -127,9 +127,44 @@ def test_progress_is_told(made_up_posters, tmp_path):
 
 def test_nothing_usable_is_an_error_and_writes_nothing(raw, tmp_path):
     shutil.rmtree(raw / "Images")
-    with pytest.raises(DataError, match="no poster is usable"):
+    with pytest.raises(DataError, match="the folder of the posters, cannot be listed"):
         prepare(raw, tmp_path / "out")
+    (raw / "Images").mkdir()
+    with pytest.raises(DataError, match="no poster is usable"):
+        prepare(raw, tmp_path / "out", allow_missing=True)
     assert not (tmp_path / "out").exists()
+
+
+def test_posters_of_any_suffix_are_found(raw, made_up_posters, tmp_path):
+    suffixes = (".jpg", ".JPG", ".jpeg", ".JPEG", ".jpe", ".jfif", ".png", ".webp", ".gif")
+    for number, path in enumerate(sorted((raw / "Images").iterdir())):
+        path.rename(path.with_suffix(suffixes[number % len(suffixes)]))
+    manifest = prepare(raw, tmp_path / "out")
+    assert manifest.counts()["quarantine"] == 0
+    assert manifest.fingerprint == prepare(made_up_posters, tmp_path / "as jpg").fingerprint
+
+
+def test_a_second_file_of_a_film_is_noted_and_not_used(raw, tmp_path):
+    shutil.copy(raw / "Images/tt0000001.jpg", raw / "Images/tt0000000.png")
+    entry = _entry(prepare(raw, tmp_path / "out"), "tt0000000")
+    assert (entry.path, entry.problems) == (
+        "Images/tt0000000.jpg",
+        ("tt0000000.png has the same id; not used",),
+    )
+
+
+@pytest.mark.parametrize("spoil", [Path.unlink, lambda path: path.write_bytes(b"GIF89a")])
+def test_most_posters_missing_or_damaged_is_an_error_unless_it_is_allowed(raw, tmp_path, spoil):
+    paths = sorted((raw / "Images").iterdir())
+    for path in paths[:120]:
+        spoil(path)
+    assert prepare(raw, tmp_path / "half").counts()["quarantine"] == 120
+    spoil(paths[120])
+    told = r"121 of 240 labelled films have no poster in .* that can be read \(tt0000000, tt0000001, tt0000002 and 118"
+    with pytest.raises(DataError, match=told):
+        prepare(raw, tmp_path / "most")
+    assert not (tmp_path / "most").exists()
+    assert prepare(raw, tmp_path / "allowed", allow_missing=True).counts()["quarantine"] == 121
 
 
 def test_a_poster_that_has_vanished_since_is_named(raw, tmp_path):

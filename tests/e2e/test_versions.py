@@ -183,7 +183,7 @@ def test_a_model_comes_is_replaced_and_comes_back(project, serve, make_poster):
     project.run("dvc add data/raw")
     stages, said = project.reproduce(code=255)
     assert stages == ["prepare"]
-    assert "train.csv, line 242: needs an id and a 0 or 1 in each of the 5 genre columns" in said
+    assert "train.csv, line 242: column `Drama` needs 0 or 1" in said
     assert answers_with(address, first)
 
     # Mended. Somebody is told what it brings before it is trained on.

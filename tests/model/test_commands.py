@@ -68,6 +68,21 @@ def test_evaluate_with_an_unknown_id_answers_the_rest_and_exits_1(run: Run, eval
     assert "tt404.jpg: no such file" in err
 
 
+def test_evaluate_does_not_pass_with_a_few_of_many_posters(run: Run, evaluated, made_up_posters, tmp_path):
+    (tmp_path / "Images").mkdir()
+    for number, suffix in enumerate((".jpeg", ".JPG", ".png", ".webp")):
+        film = f"tt{number:07d}"
+        (tmp_path / "Images" / f"{film}{suffix}").symlink_to(made_up_posters / "Images" / f"{film}.jpg")
+    command = (*evaluated[:4], tmp_path / "Images", *evaluated[5:], "--json")
+    code, out, err = run(*command)
+    assert (code, out) == (1, "")
+    assert "236 of 240 labelled films have no poster in" in err
+    assert "(tt0000004, tt0000005, tt0000006 and 233 more)" in err
+    code, out, err = run(*command, "--allow-missing")
+    assert (code, json.loads(out)["n"], json.loads(out)["missing"]) == (0, 4, 236)
+    assert "236 labelled films have no poster and are left out" in err
+
+
 @pytest.mark.parametrize(
     ("text", "reason"), [("Id,Drama\ntt1,1\n", "has no column for Comedy"), ("a,b\n1,2\n", "no column `Id`")]
 )

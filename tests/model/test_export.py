@@ -292,8 +292,13 @@ def test_evaluate_refuses_labels_without_the_bundles_genres(learned_bundle, made
 
 
 def test_evaluate_without_any_readable_poster(learned_bundle, made_up_posters, tmp_path):
-    with pytest.raises(DataError, match="none of the 240 posters can be scored: no such file"):
-        evaluate(load_bundle(learned_bundle), made_up_posters / "train.csv", tmp_path)
+    bundle, labels = load_bundle(learned_bundle), made_up_posters / "train.csv"
+    with pytest.raises(DataError, match="240 of 240 labelled films have no poster in"):
+        evaluate(bundle, labels, tmp_path)
+    for number in range(240):
+        (tmp_path / f"tt{number:07d}.png").touch()
+    with pytest.raises(DataError, match="none of the 240 posters can be scored: the file is empty"):
+        evaluate(bundle, labels, tmp_path)
 
 
 def test_an_unknown_split(processed):

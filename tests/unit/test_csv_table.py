@@ -80,8 +80,9 @@ def test_records_know_their_first_line(tmp_path):
 
 def test_an_error_names_all_that_is_needed_to_find_it(tmp_path):
     table = CsvTable(_write(tmp_path, "id;path\n1;x\n"), ["path"])
-    assert str(table.error(2, "is wrong", 1)) == (
-        "list.csv, line 2, column `path`: is wrong (read as UTF-8, delimiter semicolon, columns `id`, `path`)"
+    assert str(table.field_error(2, 1, "x" * 100, "needs a y")) == (
+        f"list.csv, line 2: column `path` needs a y, got '{'x' * 60}…' "
+        "(read as UTF-8, delimiter semicolon, columns `id`, `path`)"
     )
 
 

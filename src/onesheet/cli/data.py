@@ -105,17 +105,26 @@ def prepare(
             help="Films in this CSV file stay in their split; new ones are added. (default: all are dealt anew)",
         ),
     ] = None,
+    allow_missing: Annotated[
+        bool, typer.Option("--allow-missing", help="Go on where more than half of the films have no readable poster.")
+    ] = False,
 ) -> None:
-    """Look at every poster, set the bad ones aside, and split the good ones by film."""
+    """Look at every poster, set the bad ones aside, and split the good ones by film.
+
+    The poster of a film is Images/<Id> with .jpg, .jpeg, .jpe, .jfif, .png, .webp or .gif, in this order if there are
+    several.
+    """
     with extra("data"):
         from onesheet.data.prepare import prepare as run_prepare
     with progress("Inspecting posters") as advance:
-        manifest = run_prepare(raw, out, seed, advance, keep_splits)
+        manifest = run_prepare(raw, out, seed, advance, keep_splits, allow_missing=allow_missing)
     counts = ", ".join(f"{count} {name}" for name, count in manifest.counts().items())
     typer.echo(f"{out}/manifest.parquet: {counts}; fingerprint {manifest.fingerprint[:16]}")
     for entry in manifest.entries:
         if entry.split is None:
             typer.echo(f"  quarantined {printable(Path(entry.path))}: {'; '.join(entry.problems)}")
+    if unread := sum(entry.phash is None for entry in manifest.entries):
+        complain(f"{unread:,} of {len(manifest.entries):,} labelled films have no poster that can be read")
 
 
 @app.command(epilog="Example: onesheet data shard --out gs://my-bucket/shards, then: onesheet train data.shards=…")

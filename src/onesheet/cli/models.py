@@ -32,7 +32,7 @@ app = typer.Typer()
 )
 def evaluate(
     labels: Annotated[Path, typer.Option(help="Label file such as train.csv.")],
-    images: Annotated[Path, typer.Option(help="Folder of <Id>.jpg.")],
+    images: Annotated[Path, typer.Option(help="Folder of posters, named <Id> and .jpg, .jpeg, .png, .webp or .gif.")],
     bundle: BundleOption = None,
     precision: PrecisionOption = None,
     split: Annotated[
@@ -50,9 +50,15 @@ def evaluate(
     robustness: Annotated[
         bool, typer.Option("--robustness/--no-robustness", help="Measure corrupted posters too, for the report.")
     ] = True,
+    allow_missing: Annotated[
+        bool, typer.Option("--allow-missing", help="Leave films without a poster out, however many they are.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Measure the quality of a bundle on labelled posters, at its own thresholds."""
+    """Measure the quality of a bundle on labelled posters, at its own thresholds.
+
+    Films without a poster fail, and the command with them; nothing is measured if they are more than half.
+    """
     with extra("evaluate"):
         from onesheet.evaluation.evaluate import evaluate as run_evaluation
         from onesheet.evaluation.evaluate import split_ids
@@ -75,6 +81,7 @@ def evaluate(
             only=only,
             threads=settings.threads,
             precision=precision or settings.precision,
+            allow_missing=allow_missing,
             on_poster=advance,
         )
     if report:
@@ -149,6 +156,8 @@ def _complain_of(evaluation: Evaluation) -> None:
     """Name the posters that could not be answered; the command fails if there are any."""
     for path, error in evaluation.failed:
         complain(f"{path}: {error.message}")
+    if evaluation.missing:
+        complain(f"{evaluation.missing:,} labelled films have no poster and are left out")
     if evaluation.note:
         complain(f"note: {evaluation.note}")
     if evaluation.failed:

@@ -6,6 +6,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from onesheet.data.labels import LABELS_FILE, read_labels
+from onesheet.data.posters import SUFFIX_RULE, PosterNames, name_some
 from onesheet.data.progress import Meter, Progress, Report, silent
 from onesheet.data.receipt import RECEIPT_FILE, FetchReceipt, dataset_files, read_receipt, sum_up
 from onesheet.data.sources import open_source
@@ -97,14 +98,14 @@ def _fetch_labels(origin: Source, files: Sequence[SourceFile], staging: Staging,
         labels = read_labels(staging.path / LABELS_FILE)
     except DataError as error:
         raise FetchError(f"{name} is no data set of posters: {error}") from error
-    pictured = {PurePosixPath(file.name).stem for file in files if file.name != LABELS_FILE}
-    missing = len(labels.by_id.keys() - pictured)
-    if missing > MAX_MISSING * len(labels.by_id):
+    posters = PosterNames(PurePosixPath(file.name).name for file in files if file.name != LABELS_FILE)
+    missing = [film for film in labels.by_id if not posters.find(film)]
+    if len(missing) > MAX_MISSING * len(labels.by_id):
         raise FetchError(
-            f"{name} does not look like the whole data set: "
-            f"{missing:,} of {len(labels.by_id):,} labelled films have no picture"
+            f"{name} does not look like the whole data set: {len(missing):,} of {len(labels.by_id):,} labelled films "
+            f"have no picture: {name_some(missing)}; {SUFFIX_RULE}"
         )
-    return labels.rows, missing
+    return labels.rows, len(missing)
 
 
 def _fetch_files(origin: Source, files: Sequence[SourceFile], staging: Staging, report: Report) -> None:

@@ -27,9 +27,9 @@ from onesheet.data.labels import (
     LABELS_FILE,
     TEXT_COLUMN,
     Labels,
-    find_poster,
     read_labels,
 )
+from onesheet.data.posters import PosterFolder
 from onesheet.data.staging import put_in_place
 from onesheet.errors import BundleCorruptError, DataError, ImageError
 from onesheet.image import decode, read_bytes
@@ -115,7 +115,8 @@ def from_log(
         folder = Path(scratch, "set")
         (folder / IMAGES_FOLDER).mkdir(parents=True)
         if base:
-            paths = [find_poster(base / IMAGES_FOLDER, film) for film in known.by_id]
+            posters = PosterFolder(base / IMAGES_FOLDER)
+            paths = [posters.find(film) for film in known.by_id]
             counts.base = len(paths)
             counts.known = _drop(wanted, _place(_counted(paths, 0, total, on_picture), folder))
         taken = _take(_counted(files, counts.base, total, on_picture), wanted, folder, counts)
@@ -231,7 +232,7 @@ def _take(
             counts.damaged += 1
             continue
         film = f"fb-{content[:_ID_DIGITS]}"
-        find_poster(folder / IMAGES_FOLDER, film).write_bytes(data)
+        (folder / IMAGES_FOLDER / f"{film}.jpg").write_bytes(data)
         taken[film] = genres
     counts.taken, counts.missing = len(taken), len(wanted)
     return taken

@@ -11,6 +11,7 @@ import csv
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
+from unicodedata import normalize
 
 from onesheet.data.split import SPLITS
 from onesheet.errors import DataError
@@ -37,7 +38,7 @@ def read_kept_splits(path: Path) -> dict[str, str]:
     for line, row in enumerate(rows, start=2):
         if len(row) != len(_HEADER) or row[1] not in SPLITS:
             raise DataError(f"{path}, line {line}: needs a film id and one of {', '.join(SPLITS)}")
-    return dict(rows)
+    return {normalize("NFC", film): split for film, split in rows}
 
 
 def write_kept_splits(path: Path, splits: Mapping[str, str]) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Sequence
+import re
+import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
+from onesheet.csv_table import CsvTable
 from onesheet.errors import DataError
 
 LABELS_FILE = "train.csv"
@@ -14,6 +16,13 @@ IMAGES_FOLDER = "Images"
 ID_COLUMN = "Id"
 TEXT_COLUMN = "Genre"
 NOT_A_GENRE = "N/A"
+
+_ID_COLUMNS: Final = (ID_COLUMN, "imdb_id", "film", "film_id", "poster", "path", "file", "filename", "image")
+# Of pandas, which writes its index first, and reads a column without a name as `Unnamed: 0`.
+_NO_NAME: Final = re.compile(r"|Unnamed: \d+")
+_NO_ID: Final = re.compile(r"[/\\\0]")
+# With the decimal comma too, which files with semicolons have.
+_FLAG: Final = re.compile(r"0(?:[.,]0*)?|false|(?P<yes>1(?:[.,]0*)?|true)", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,45 +48,54 @@ class Labels:
 
 
 def read_labels(path: Path) -> Labels:
-    """Read a label file: `Id`, optionally `Genre` (the same as text, not read), then one 0/1 column for each genre.
+    """Read a label file: an id, optionally `Genre` (the same as text, not read), then one 0/1 column for each genre.
+
+    Encoding, delimiter and header may be those of any program, as `CsvTable` says; 0 and 1 may be written as floats or
+    as False and True. Columns without a name, such as the index that pandas writes, are not read.
 
     Raises:
         DataError: The file is missing, not CSV, lacks columns, or has a row that makes no sense.
     """
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file, strict=True)
-            columns = _genre_columns(path, reader.fieldnames or [])
-            rows = [_read_row(path, reader.line_num, row, columns) for row in reader]
-    except FileNotFoundError as error:
-        raise DataError(f"no label file at {path}") from error
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{path.name} is not a readable CSV file: {error}") from error
+    if not path.exists():
+        raise DataError(f"no label file at {path}")
+    table = CsvTable(path, _ID_COLUMNS)
+    genres = _genre_columns(table)
+    rows = [_read_row(table, line, row, genres) for line, row in table.records() if any(map(str.strip, row))]
     if not rows:
         raise DataError(f"{path.name} has no rows")
-    return _unite(rows, tuple(column for column in columns if column != NOT_A_GENRE))
+    return _unite(rows, tuple(genre for genre in genres if genre != NOT_A_GENRE))
 
 
-def _genre_columns(path: Path, fieldnames: Sequence[str]) -> list[str]:
-    if ID_COLUMN not in fieldnames:
-        raise DataError(f"{path.name} has no column `{ID_COLUMN}`")
-    columns = [name for name in fieldnames if name not in (ID_COLUMN, TEXT_COLUMN)]
-    if not set(columns) - {NOT_A_GENRE}:
-        raise DataError(f"{path.name} has no genre columns beside `{ID_COLUMN}` and `{TEXT_COLUMN}`")
-    return columns
+def _genre_columns(table: CsvTable) -> dict[str, int]:
+    """Where the flags of each genre are."""
+    genres: dict[str, int] = {}
+    for index, name in enumerate(table.columns):
+        if index == table.index or name.casefold() == TEXT_COLUMN.casefold() or _NO_NAME.fullmatch(name):
+            continue
+        if name in genres:
+            raise DataError(f"{table.path.name} has the column `{name}` twice (read as {table})")
+        genres[name] = index
+    if not genres.keys() - {NOT_A_GENRE}:
+        raise DataError(
+            f"{table.path.name} has no genre columns beside `{ID_COLUMN}` and `{TEXT_COLUMN}` (read as {table})"
+        )
+    return genres
 
 
-def _read_row(
-    path: Path, line: int, row: dict[str | None, str | None], columns: list[str]
-) -> tuple[str, frozenset[str]]:
-    where = f"{path.name}, line {line}"
-    film, flags = row[ID_COLUMN], [row[column] for column in columns]
-    if None in row or not film or any(flag not in ("0", "1") for flag in flags):
-        raise DataError(f"{where}: needs an id and a 0 or 1 in each of the {len(columns)} genre columns")
-    if Path(film).name != film:
-        raise DataError(f"{where}: {film!r} is no film id")
-    genres = frozenset(column for column, flag in zip(columns, flags, strict=True) if flag == "1")
-    return film, genres
+def _read_row(table: CsvTable, line: int, row: list[str], genres: dict[str, int]) -> tuple[str, frozenset[str]]:
+    if len(row) < len(table.columns) or any(map(str.strip, row[len(table.columns) :])):
+        raise table.error(line, f"has {len(row)} fields where the header has {len(table.columns)}")
+    film = unicodedata.normalize("NFC", row[table.index].strip())
+    if not film or _NO_ID.search(film) or film in (".", ".."):
+        raise table.field_error(line, table.index, film, "needs an id, the name of a poster without folders")
+    return film, frozenset(genre for genre, index in genres.items() if _read_flag(table, line, row[index], index))
+
+
+def _read_flag(table: CsvTable, line: int, value: str, index: int) -> bool:
+    flag = _FLAG.fullmatch(value.strip())
+    if not flag:
+        raise table.field_error(line, index, value, "needs 0 or 1 (columns that are no genres have to be left out)")
+    return flag["yes"] is not None
 
 
 def _unite(rows: list[tuple[str, frozenset[str]]], genres: tuple[str, ...]) -> Labels:
@@ -89,8 +107,3 @@ def _unite(rows: list[tuple[str, frozenset[str]]], genres: tuple[str, ...]) -> L
             united[film] |= labels
     by_id = {film: tuple(genre for genre in genres if genre in labels) for film, labels in united.items()}
     return Labels(genres, by_id, len(rows), frozenset(conflicts))
-
-
-def find_poster(folder: Path, film: str) -> Path:
-    """Where the poster of a film lies, whether it is there or not."""
-    return folder / f"{film}.jpg"

@@ -11,8 +11,9 @@ import imagehash
 import numpy as np
 
 from onesheet.data.kept_splits import read_kept_splits, write_kept_splits
-from onesheet.data.labels import IMAGES_FOLDER, LABELS_FILE, Labels, find_poster, read_labels
+from onesheet.data.labels import IMAGES_FOLDER, LABELS_FILE, Labels, read_labels
 from onesheet.data.manifest import MANIFEST_FILE, Entry, Manifest, write_manifest
+from onesheet.data.posters import SUFFIX_RULE, PosterFolder, name_some
 from onesheet.data.split import SPLITS, group_near_identical, stratified_split
 from onesheet.errors import DataError, ImageError
 from onesheet.image import decode, read_bytes, to_rgb
@@ -27,6 +28,8 @@ def prepare(
     seed: int = DEFAULT_SEED,
     on_poster: Callable[[int, int], None] | None = None,
     keep_splits: Path | None = None,
+    *,
+    allow_missing: bool = False,
 ) -> Manifest:
     """Build the manifest of a folder of raw posters; a pure function of the data, the seed and the splits kept.
 
@@ -36,13 +39,16 @@ def prepare(
         seed: Of the split.
         on_poster: Called with (done, total) as posters are inspected.
         keep_splits: File of the films that are in a split already and stay there; new films are added to it.
+        allow_missing: Go on where more than half of the labelled films have no poster that can be read.
 
     Raises:
-        DataError: The labels cannot be read, or no poster is usable.
+        DataError: The labels cannot be read, no poster is usable, or most are missing or damaged.
     """
     labels = read_labels(raw / LABELS_FILE)
     kept = read_kept_splits(keep_splits) if keep_splits else {}
     entries = _inspect_all(raw, labels, on_poster)
+    if not allow_missing:
+        _check_most_are_read(entries, raw / IMAGES_FOLDER)
     entries = _assign_splits(entries, labels.genres, seed, kept)
     manifest = Manifest(tuple(entries), labels.genres, seed, raw)
     write_manifest(manifest, out / MANIFEST_FILE)
@@ -53,18 +59,22 @@ def prepare(
 
 def _inspect_all(raw: Path, labels: Labels, on_poster: Callable[[int, int], None] | None) -> list[Entry]:
     films = sorted(labels.by_id)
+    posters = PosterFolder(raw / IMAGES_FOLDER)
     entries: list[Entry] = []
-    for entry in map_batches(lambda batch: [_inspect(raw, film, labels) for film in batch], films, usable_cores()):
+    for entry in map_batches(
+        lambda batch: [_inspect(raw, posters, film, labels) for film in batch], films, usable_cores()
+    ):
         entries.append(entry)
         if on_poster:
             on_poster(len(entries), len(films))
     return entries
 
 
-def _inspect(raw: Path, film: str, labels: Labels) -> Entry:
+def _inspect(raw: Path, posters: PosterFolder, film: str, labels: Labels) -> Entry:
     """Decode a poster completely and note its facts, or why it cannot be used."""
-    path = find_poster(raw / IMAGES_FOLDER, film)
+    path = posters.find(film)
     problems = ["rows disagree on the genres; united"] if film in labels.conflicts else []
+    problems += [f"{other} has the same id; not used" for other in posters.others(film)]
     entry = Entry(
         id=film,
         path=path.relative_to(raw).as_posix(),
@@ -91,6 +101,17 @@ def _inspect(raw: Path, film: str, labels: Labels) -> Entry:
         height=image.height,
         mode=image.mode,
     )
+
+
+def _check_most_are_read(entries: list[Entry], images: Path) -> None:
+    unread = [entry for entry in entries if entry.phash is None]
+    if 2 * len(unread) > len(entries):
+        example = unread[0]
+        raise DataError(
+            f"{len(unread):,} of {len(entries):,} labelled films have no poster in {images} that can be read "
+            f"({name_some([entry.id for entry in unread])}; of the first, {example.problems[-1]}): {SUFFIX_RULE}; "
+            "--allow-missing goes on without them"
+        )
 
 
 def _assign_splits(entries: list[Entry], genres: tuple[str, ...], seed: int, kept: Mapping[str, str]) -> list[Entry]:

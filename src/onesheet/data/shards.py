@@ -205,7 +205,7 @@ def _sample(manifest: Manifest, entry: Entry) -> dict[str, bytes]:
     if hashlib.sha256(picture).hexdigest() != entry.sha256:
         raise DataError(f"{entry.path} is not what it was: run `onesheet data prepare` again")
     about = json.dumps({"genres": entry.genres, "sha256": entry.sha256})
-    return {Path(entry.path).suffix.removeprefix("."): picture, "json": about.encode()}
+    return {Path(entry.path).suffix.removeprefix(".").lower(): picture, "json": about.encode()}
 
 
 def _in_tar(content: bytes) -> int:

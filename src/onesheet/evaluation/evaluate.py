@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from onesheet.bundle import REFERENCE_FILE, Bundle, Precision
-from onesheet.data.labels import Labels, find_poster, read_labels
+from onesheet.data.labels import Labels, read_labels
 from onesheet.data.manifest import MANIFEST_FILE, read_manifest
+from onesheet.data.posters import SUFFIX_RULE, PosterFolder, name_some
 from onesheet.data.split import SPLITS
 from onesheet.errors import DataError, ImageError
 from onesheet.evaluation.baselines import baselines
@@ -66,6 +67,7 @@ class Evaluation:
         baselines: The same of predictors that never look at the poster.
         failed: Posters that could not be read, with the reason; they are in no metric.
         unlabelled: Posters without any genre; they are in no metric either.
+        missing: Labelled films without a poster that were left out, as `allow_missing` says.
         seen: How many of the posters the bundle's thresholds and calibration were chosen on. When it is not 0 the
             figures flatter the model.
         model: Name and version of the bundle.
@@ -76,6 +78,7 @@ class Evaluation:
     baselines: dict[str, dict[str, Any]]
     failed: tuple[tuple[Path, ImageError], ...]
     unlabelled: int
+    missing: int
     seen: int
     model: dict[str, str]
     scored: Scored
@@ -97,6 +100,7 @@ class Evaluation:
             "baselines": self.baselines,
             "failed": [{"file": str(path), "error": error.to_dict()} for path, error in self.failed],
             "unlabelled": self.unlabelled,
+            "missing": self.missing,
             "seen_at_export": self.seen,
             "model": self.model,
         }
@@ -110,6 +114,7 @@ def evaluate(
     only: Collection[str] | None = None,
     threads: int | None = None,
     precision: Precision = "fp32",
+    allow_missing: bool = False,
     on_poster: Callable[[int, int], None] | None = None,
 ) -> Evaluation:
     """Evaluate a bundle at its own thresholds, in memory bounded by the probabilities.
@@ -117,14 +122,16 @@ def evaluate(
     Args:
         bundle: The model.
         labels_file: A label file such as `train.csv`.
-        images: Folder of `<Id>.jpg`.
+        images: Folder of posters, which `PosterFolder` finds by their ids.
         only: Ids to restrict the evaluation to; default: all of the file.
         threads: Worker threads; default: the cores that this process may use.
         precision: Which graph of the bundle answers.
+        allow_missing: Leave films without a poster out; else each is a failure, and most are an error.
         on_poster: Called with (done, total).
 
     Raises:
-        DataError: The labels cannot be read, lack a genre of the bundle, or no poster can be scored.
+        DataError: The labels cannot be read, lack a genre of the bundle, most films have no poster, or none can be
+            scored.
     """
     labels = read_labels(labels_file)
     genres = bundle.metadata.genres
@@ -132,20 +139,25 @@ def evaluate(
     if missing:
         raise DataError(f"{labels_file.name} has no column for {', '.join(missing)}")
     wanted = [film for film in labels.by_id if only is None or film in only]
-    films = [film for film in wanted if labels.by_id[film]]
+    labelled = [film for film in wanted if labels.by_id[film]]
+    posters = PosterFolder(images)
+    left_out = set(posters.missing(labelled)) if allow_missing else set[str]()
+    films = [film for film in labelled if film not in left_out]
+    _check_most_are_there(posters, films, images)
     predictor = Predictor(bundle, threads=threads, precision=precision)
-    paths = [find_poster(images, film) for film in films]
+    paths = [posters.find(film) for film in films]
     answered, probabilities, decisions, failed = _predict_all(predictor, paths, on_poster)
     if not answered:
         reason = f": {failed[0][1].message}" if failed else ""
-        raise DataError(f"none of the {len(films)} posters can be scored{reason}")
+        raise DataError(f"none of the {len(labelled)} posters can be scored{reason}")
     ids = tuple(films[i] for i in answered)
     targets = _targets(labels, ids, genres)
     return Evaluation(
         metrics=multilabel_metrics(probabilities, targets, decisions, genres),
         baselines=baselines(bundle.metadata.data.frequencies(genres), targets, genres),
         failed=failed,
-        unlabelled=len(wanted) - len(films),
+        unlabelled=len(wanted) - len(labelled),
+        missing=len(left_out),
         seen=len(reference_ids(bundle).intersection(ids)),
         model={"name": bundle.metadata.name, "version": bundle.metadata.version},
         scored=Scored(
@@ -176,6 +188,15 @@ def reference_ids(bundle: Bundle) -> set[str]:
     """Ids of the validation posters that thresholds and calibration were chosen on."""
     table = read_table(bundle.files[REFERENCE_FILE], ["id"])
     return set(table["id"].to_pylist())
+
+
+def _check_most_are_there(posters: PosterFolder, films: list[str], images: Path) -> None:
+    missing = posters.missing(films)
+    if 2 * len(missing) > len(films):
+        raise DataError(
+            f"{len(missing):,} of {len(films):,} labelled films have no poster in {images} ({name_some(missing)}): "
+            f"{SUFFIX_RULE}; --allow-missing goes on without them"
+        )
 
 
 def _predict_all(

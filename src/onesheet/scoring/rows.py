@@ -9,10 +9,11 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Final, NoReturn, Protocol
 
 from onesheet.errors import ImageError
+from onesheet.image import PICTURE_SUFFIXES
 
 # Also those that onesheet does not read: whoever has such posters should be told, not left without a row.
 _PICTURE_SUFFIXES: Final = (
-    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif"),
+    *PICTURE_SUFFIXES,
     *(".avif", ".heic", ".heif", ".tif", ".tiff", ".bmp", ".svg", ".jxl"),
 )
 

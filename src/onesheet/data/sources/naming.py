@@ -6,6 +6,7 @@ import re
 from typing import TYPE_CHECKING
 
 from onesheet.data.labels import IMAGES_FOLDER, LABELS_FILE
+from onesheet.data.posters import is_picture_name
 from onesheet.errors import FetchError
 
 if TYPE_CHECKING:
@@ -15,7 +16,7 @@ STAGING_SUFFIX = ".partial"
 
 # An allow-list: no separators of any system, no control characters, no broken text, not hidden.
 _CHARACTER = r"[^/\\:\x00-\x1f\x7f\ud800-\udfff]"
-_PICTURE = re.compile(rf"(?!\.){_CHARACTER}+\.(jpe?g|png|webp|gif)", re.IGNORECASE)
+_SAFE = re.compile(rf"(?!\.){_CHARACTER}+")
 _USER = re.compile(r"(?<=://)[^/\s]*@")
 _QUERY = re.compile(r"(?<=://)([^?#\s]*)[?#][^\s'\"]*")
 
@@ -27,7 +28,7 @@ def public_name(text: str) -> str:
 
 def is_picture(name: str) -> bool:
     """Whether a bare file name is one that we take from `Images/`."""
-    return _PICTURE.fullmatch(name) is not None
+    return _SAFE.fullmatch(name) is not None and is_picture_name(name)
 
 
 def dataset_names(paths: Iterable[str], source: str) -> dict[str, str]:
