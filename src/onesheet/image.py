@@ -29,6 +29,7 @@ from onesheet.errors import (
     UnreadableFileError,
     UnsupportedImageError,
 )
+from onesheet.image_metadata import without_metadata
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -53,6 +54,9 @@ _DECODER_FAILURES = (
     zlib.error,
     Warning,
 )
+
+# Pillow refuses more, whatever the limits are.
+_DECODER_MAX_PIXELS = 2 * (Image.MAX_IMAGE_PIXELS or 0)
 
 # How the readable formats start (and WebP, which says so at its ninth byte).
 _READABLE_SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a")
@@ -227,9 +231,9 @@ def decode(data: bytes, limits: ImageLimits = DEFAULT_LIMITS, at_least: tuple[in
 def _open(data: bytes, limits: ImageLimits) -> Image.Image:
     """Read the header only."""
     try:
-        return Image.open(io.BytesIO(data), formats=READABLE_FORMATS)
+        return Image.open(io.BytesIO(without_metadata(data)), formats=READABLE_FORMATS)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise ImageTooLargeError(_too_many_pixels(limits)) from error
+        raise ImageTooLargeError(_too_many_pixels(min(limits.max_pixels, _DECODER_MAX_PIXELS))) from error
     except _DECODER_FAILURES as error:
         if data.startswith(_READABLE_SIGNATURES) or data[8:12] == b"WEBP":
             raise CorruptImageError("the image is truncated or damaged") from error
@@ -250,7 +254,7 @@ def _foreign_format(head: bytes) -> str | None:
 def _check_dimensions(image: Image.Image, limits: ImageLimits) -> None:
     width, height = image.size
     if width * height > limits.max_pixels:
-        raise ImageTooLargeError(f"{width}x{height} pixels: {_too_many_pixels(limits)}")
+        raise ImageTooLargeError(f"{width}x{height} pixels: {_too_many_pixels(limits.max_pixels)}")
     if min(width, height) < limits.min_side:
         raise ImageShapeError(f"{width}x{height} pixels: a poster has at least {limits.min_side} a side")
     if max(width, height) > limits.max_aspect * min(width, height):
@@ -259,8 +263,8 @@ def _check_dimensions(image: Image.Image, limits: ImageLimits) -> None:
         )
 
 
-def _too_many_pixels(limits: ImageLimits) -> str:
-    return f"at most {limits.max_pixels / 1e6:g} megapixels are read"
+def _too_many_pixels(max_pixels: int) -> str:
+    return f"at most {max_pixels / 1e6:g} megapixels are read"
 
 
 def _load_upright(image: Image.Image) -> Image.Image:
@@ -297,7 +301,9 @@ def _from_array(array: NDArray[np.uint8]) -> Image.Image:
 def to_rgb(image: Image.Image) -> Image.Image:
     """Any colour mode to RGB; what is transparent shows white, as on a page."""
     if image.mode.startswith("I"):  # 16 bits a sample; convert() would clip instead of scale
-        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
+        samples = np.asarray(image)
+        is_hole = samples == image.info.get("transparency", -1)
+        return Image.fromarray(np.where(is_hole, 255, samples >> 8).astype(np.uint8)).convert("RGB")
     if image.has_transparency_data:
         rgba = image.convert("RGBA")
         page = Image.new("RGBA", rgba.size, "white")

@@ -370,6 +370,12 @@ def test_a_header_that_claims_a_giant_is_refused(
     assert isinstance(refused.value, ImageTooLargeError) or (kind == "WEBP" and not animated)
 
 
+@pytest.mark.filterwarnings("ignore:Image size")
+def test_the_limit_of_the_decoder_is_told_where_ours_is_higher(make_png: Callable[..., bytes]) -> None:
+    with pytest.raises(ImageTooLargeError, match=r"at most 178\.957 megapixels are read"):
+        load_picture(make_png(20_000, 20_000), SPEC, ImageLimits(max_pixels=10**9))
+
+
 def test_limits_are_kept(scene: Image.Image, encode: Callable[..., bytes], tmp_path: Path) -> None:
     data = encode(scene, "PNG")
     path = tmp_path / "poster.png"
@@ -539,10 +545,18 @@ def noise(kind: str, **options: Any) -> bytes:
     return file.getvalue()
 
 
+def _text() -> PngInfo:
+    text = PngInfo()
+    text.add_text("Raw profile type exif", "\nexif\n 8\n4578", zip=True)
+    text.add_itxt("XML:com.adobe.xmp", '<a tiff:Orientation="6"/>', zip=True)
+    return text
+
+
 SEEDS = [
     noise("JPEG"),
     noise("JPEG", progressive=True),
     noise("PNG"),
+    noise("PNG", transparency=(1, 2, 3), icc_profile=bytes(40), pnginfo=_text()),
     noise("GIF"),
     noise("GIF", save_all=True, append_images=[Image.new("RGB", (18, 27), "red")]),
     noise("WEBP"),
