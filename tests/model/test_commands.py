@@ -99,6 +99,20 @@ def test_evaluate_without_arguments_is_wrong_usage(run: Run):
     assert run("evaluate")[0] == 2
 
 
+def test_train_says_before_it_begins_that_export_will_refuse(run: Run, smallest, made_up_posters, tmp_path):
+    rows = (made_up_posters / "train.csv").read_text().splitlines()[:41]
+    (tmp_path / "train.csv").write_text("\n".join(rows) + "\n")
+    (tmp_path / "Images").symlink_to(made_up_posters / "Images")
+    assert run("data", "prepare", "--raw", tmp_path, "--out", tmp_path / "processed")[0] == 0
+    places = (f"data.raw={tmp_path}", f"data.processed={tmp_path / 'processed'}", f"run_dir={tmp_path / 'run'}")
+    code, _, err = run("train", *smallest, *places, "logger=csv", "logger.pictures_every=0", "trainer.epochs=1")
+    told = "the comparison of torch and ONNX needs 64 readable posters of any split, the manifest has 40"
+    assert code == 0
+    assert f"note: `onesheet export` will refuse this model: {told}" in err
+    code, _, err = run("export", tmp_path / "run/best.ckpt", "--out", tmp_path / "bundle")
+    assert (code, err) == (1, f"onesheet: {told}: prepare more posters and train again\n")
+
+
 def test_train_shows_its_knobs(run: Run):
     code, out, _ = run("train", "--show", "optimizer.lr=0.5", "run_dir=here")
     assert code == 0

@@ -178,7 +178,7 @@ def test_parity_gate_refuses_another_model(checkpoint, learned_bundle, manifest)
         graph.network.head.bias[0] += 0.01
     with pytest.raises(ParityError, match="differ by"):
         check_parity(graph, bundle.model, pixels)
-    with pytest.raises(ExportError, match="64 posters"):
+    with pytest.raises(ExportError, match="needs 64 posters, got 63"):
         check_parity(graph, bundle.model, pixels[:63])
 
 

@@ -82,6 +82,15 @@ def test_a_genre_that_no_validation_poster_has_stays_improbable():
     assert calibrated(calibration, logit(probabilities))[:, 3].max() < 0.3
 
 
+@pytest.mark.parametrize("posters", [1, 2, 3])
+def test_a_handful_of_validation_posters_is_enough_to_go_on(posters: int):
+    """They share one calibration; left out, some would leave nothing to fit."""
+    targets = np.zeros((posters, 4), bool)
+    targets[0, 1] = True
+    calibration = fit_platt(np.linspace(-2, 1, 4 * posters).reshape(posters, 4), targets)
+    assert np.isfinite([calibration.scale, calibration.shift]).all()
+
+
 def test_thresholds_beat_a_flat_one_half_on_new_posters():
     random = np.random.default_rng(1)
     thresholds = thresholds_for_f1(sample(random, 600)[0])

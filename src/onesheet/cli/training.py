@@ -58,10 +58,13 @@ def train(
     config = compose_config(overrides or [], config_dir, from_run=from_run, from_file=config_file)
     with extra("train"):
         from onesheet.training.launch import rank
-        from onesheet.training.run import repeat_differences
+        from onesheet.training.requirements import training_notes
+        from onesheet.training.run import repeat_differences, training_manifest
         from onesheet.training.run import train as run_training
     for difference in repeat_differences(from_run, config) if from_run else ():
         complain(f"note: not the same as in {from_run}: {difference}")
+    for note in training_notes(training_manifest(config)) if rank() == 0 else ():
+        complain(f"note: {note}")
     with progress("Reading posters") as advance:
         result = run_training(config, on_poster=advance)
     if rank() > 0:  # the first process speaks for all

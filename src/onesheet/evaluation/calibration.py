@@ -49,9 +49,13 @@ def _choose_strength(logits: NDArray[np.float64], targets: NDArray[np.bool_], se
     losses = np.zeros(len(_STRENGTHS))
     for fold in folds:
         fitted = np.setdiff1d(np.arange(len(logits)), fold)
+        if targets[fitted].all() or not targets[fitted].any():
+            continue  # there is nothing to learn from
         for i, strength in enumerate(_STRENGTHS):
             scale, shift = _fit(logits[fitted], targets[fitted], strength)
             losses[i] += _loss(scale * logits[fold] + shift, targets[fold])
+    if not losses.any():
+        return np.inf
     return _STRENGTHS[int(losses.argmin())]
 
 

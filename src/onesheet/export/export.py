@@ -20,17 +20,17 @@ from onesheet.evaluation.metrics import multilabel_metrics, reliability_bins
 from onesheet.evaluation.thresholds import thresholds_for_f1, thresholds_for_precision
 from onesheet.export.card import model_card
 from onesheet.export.graph import BundleGraph, to_onnx
-from onesheet.export.parity import MIN_POSTERS, check_parity
+from onesheet.export.parity import check_parity
 from onesheet.export.quantize import CALIBRATION_POSTERS, MAX_LOSS, MIN_SPEEDUP, quantize, speedup
 from onesheet.export.reference import reference_table
 from onesheet.image import Picture, PreprocessSpec
 from onesheet.predictor import INPUT, OUTPUTS, map_batches, open_session, usable_cores
 from onesheet.training.checkpoint import Checkpoint, load_checkpoint
+from onesheet.training.requirements import PARITY_POSTERS, export_obstacles
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-_PARITY_POSTERS = 2 * MIN_POSTERS
 _BATCH = 32
 
 
@@ -87,7 +87,7 @@ def export(
     Raises:
         DataError: The posters or their manifest are gone.
         CheckpointError: The checkpoint is none of ours.
-        ExportError: The posters are not those it was trained with.
+        ExportError: The posters are not those it was trained with, or too few for the checks.
         ParityError: Torch and ONNX disagree; nothing is written.
     """
     begin = on_step or (lambda _: None)
@@ -139,6 +139,8 @@ def _training_manifest(checkpoint: Checkpoint, raw: Path | None, processed: Path
             "the manifest is not the one that this checkpoint was trained with; "
             "its validation and test posters may have been trained on"
         )
+    if obstacles := export_obstacles(manifest):
+        raise ExportError(f"{'; '.join(obstacles)}: prepare more posters and train again")
     return manifest
 
 
@@ -152,13 +154,16 @@ def _frequencies(checkpoint: Checkpoint, manifest: Manifest) -> NDArray[np.float
 
 
 def _first(manifest: Manifest, count: int) -> Manifest:
-    usable = tuple(entry for entry in manifest.entries if entry.split is not None)
-    return replace(manifest, entries=usable[:count])
+    return replace(manifest, entries=manifest.entries[:count])
+
+
+def _readable(manifest: Manifest) -> Manifest:
+    """All posters that can be read: of every split, and of none as they have no genre, which come last."""
+    readable = (entry for entry in manifest.entries if entry.phash is not None)
+    return replace(manifest, entries=tuple(sorted(readable, key=lambda entry: entry.split is None)))
 
 
 def _read(manifest: Manifest, spec: PreprocessSpec) -> _Posters:
-    if not manifest.entries:
-        raise ExportError("a split has no posters; prepare more of them")
     pictures = map_batches(
         lambda batch: [manifest.load(entry, spec) for entry in batch], manifest.entries, usable_cores()
     )
@@ -186,7 +191,7 @@ def _convert(
     """The network as ONNX, and how near it is to torch."""
     graph = BundleGraph(checkpoint.network, decision.calibration)
     model = to_onnx(graph, spec)
-    posters = _read(_first(manifest, _PARITY_POSTERS), spec)
+    posters = _read(_first(_readable(manifest), 2 * PARITY_POSTERS), spec)
     return model, {"max_difference": check_parity(graph, model, posters.pixels), "posters": len(posters.pictures)}
 
 

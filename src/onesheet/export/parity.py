@@ -9,13 +9,13 @@ import torch
 
 from onesheet.errors import ExportError, ParityError
 from onesheet.predictor import INPUT, OUTPUTS, open_session
+from onesheet.training.requirements import PARITY_POSTERS
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from onesheet.export.graph import BundleGraph
 
-MIN_POSTERS: Final = 64
 MAX_DIFFERENCE: Final = 1e-4
 
 
@@ -34,8 +34,8 @@ def check_parity(graph: BundleGraph, model: bytes, pixels: NDArray[np.uint8]) ->
         ParityError: It is larger than 1e-4.
         ExportError: There are too few posters to tell.
     """
-    if len(pixels) < MIN_POSTERS:
-        raise ExportError(f"parity needs {MIN_POSTERS} posters, the validation split has {len(pixels)}")
+    if len(pixels) < PARITY_POSTERS:
+        raise ExportError(f"comparing torch and ONNX needs {PARITY_POSTERS} posters, got {len(pixels)}")
     with torch.inference_mode():
         expected = graph(torch.from_numpy(pixels))[0].numpy()
     session = open_session(model)

@@ -27,6 +27,7 @@ from onesheet.training.record import (
     read_record,
     write_record,
 )
+from onesheet.training.requirements import check_trainable
 
 if TYPE_CHECKING:
     from lightning.pytorch.callbacks import Callback
@@ -66,8 +67,8 @@ def train(
 
     Raises:
         DataError: There is no manifest.
-        TrainingError: Pretrained weights are out of reach, the run's folder is in use, the run to resume was another
-            one, or a process failed.
+        TrainingError: There are too few posters, pretrained weights are out of reach, the run's folder is in use, the
+            run to resume was another one, or a process failed.
         CheckpointError: The checkpoint to resume from, or a teacher, is damaged.
         ConfigError: timm does not know the model, or Lightning refuses a value.
     """
@@ -107,6 +108,7 @@ def train_here(
     L.seed_everything(config.seed, workers=True, verbose=False)
     run_dir = Path(config.run_dir)
     manifest = training_manifest(config)
+    check_trainable(manifest)
     module, posters = _module_and_posters(config, manifest, on_poster)
     loggers: list[Logger] = []
     try:
