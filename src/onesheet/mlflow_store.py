@@ -8,13 +8,11 @@ import logging
 import os
 import re
 import sqlite3
-from pathlib import Path
 from typing import Final
 
 from onesheet.locks import wait_for_lock
+from onesheet.mlflow_artifacts import LOCK_SECONDS, SQLITE, database_file
 
-SQLITE: Final = "sqlite:///"
-_LOCK_SECONDS: Final = 60
 # MLflow's own are 120 seconds and seven tries.
 _REQUEST_SECONDS: Final = 30
 _RETRIES: Final = 3
@@ -35,11 +33,12 @@ def open_mlflow_store(uri: str) -> str:
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", str(_REQUEST_SECONDS))
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", str(_RETRIES))
     os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
-    if not uri.startswith(SQLITE) or "?" in uri:
+    path = database_file(uri)
+    if path is None:
         return uri
-    path = Path(uri.removeprefix(SQLITE))
     path.parent.mkdir(parents=True, exist_ok=True)
-    address = f"{uri}?timeout={_LOCK_SECONDS}"
+    # Absolute: MLflow remembers what it has opened under an address, and its server runs in any folder.
+    address = f"{SQLITE}{path}?{uri.partition('?')[2] or f'timeout={LOCK_SECONDS}'}"
     from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import SQLAlchemyError
@@ -49,8 +48,8 @@ def open_mlflow_store(uri: str) -> str:
     try:
         # MLflow makes its tables without asking whether another process is about to, and one of the two fails.
         with path.with_name(f".{path.name}.lock").open("w") as file:
-            wait_for_lock(file, _LOCK_SECONDS)
-            with contextlib.closing(sqlite3.connect(path, timeout=_LOCK_SECONDS)) as store:
+            wait_for_lock(file, LOCK_SECONDS)
+            with contextlib.closing(sqlite3.connect(path, timeout=LOCK_SECONDS)) as store:
                 store.execute("PRAGMA journal_mode=WAL")
             MlflowClient(address)
     except (sqlite3.Error, SQLAlchemyError, MlflowException) as error:

@@ -36,8 +36,8 @@ class Settings(BaseSettings):
     )
     registry_artifacts: str | None = Field(
         None,
-        description="Folder or address for the bundles of a registry that is a file or database; default: "
-        "`outputs/registry`. A server has its own.",
+        description="Folder or address for the bundles of a registry that is a file or database; default: `registry` "
+        "beside the file. A server has its own.",
     )
     registry_model: str = Field(
         "onesheet", pattern=r"^[A-Za-z0-9_-]+$", description="Name of the model whose versions the registry holds."

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import sys
 import threading
 from collections.abc import Iterator
@@ -83,16 +84,20 @@ def url(request: pytest.FixtureRequest) -> str:
     return str(request.getfixturevalue(request.param))
 
 
+@pytest.fixture(scope="module")
+def artifacts(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Where databases keep their bundles, from the first one on."""
+    return str(tmp_path_factory.mktemp("artifacts") / "bundles")
+
+
 @pytest.fixture
-def open_as(url: str, tmp_path: Path, request: pytest.FixtureRequest):
+def open_as(url: str, artifacts: str, request: pytest.FixtureRequest):
     """`open_as("ada")`: the registry as somebody sees it."""
     model = re.sub(r"\W+", "-", request.node.name)
 
     def opened(actor: str) -> Registry:
-        artifacts = None if url.startswith("http") else str(tmp_path / "artifacts")
-        return open_registry(
-            Settings(registry_url=url, registry_artifacts=artifacts, registry_model=model, actor=actor)
-        )
+        place = None if url.startswith("http") else artifacts
+        return open_registry(Settings(registry_url=url, registry_artifacts=place, registry_model=model, actor=actor))
 
     return opened
 
@@ -192,6 +197,24 @@ def test_bundles_in_a_bucket(register, embedded, emulator, tiny_bundle, tmp_path
     assert not (tmp_path / "outputs" / "registry").exists()
     found = httpx.get(f"{os.environ['STORAGE_EMULATOR_HOST']}/storage/v1/b/posters/o").json()["items"]
     assert {Path(each["name"]).name for each in found} >= {"bundle.json", "model.onnx"}
+
+
+def test_bundles_of_a_shared_database_that_are_elsewhere_by_now(
+    mlflow_in_postgres, artifacts, register, tiny_bundle, tmp_path
+):
+    def opened(place: str):
+        return open_registry(Settings(registry_url=mlflow_in_postgres, registry_artifacts=place))
+
+    version = register(opened(artifacts), tiny_bundle)
+    there = opened(str(shutil.move(artifacts, tmp_path / "moved")))
+    try:
+        assert there.load(version).files == load_bundle(tiny_bundle).files
+        with pytest.raises(RegistryError, match="is not on this machine") as refused:
+            register(there, tiny_bundle)
+        assert all(place in refused.value.message for place in (artifacts, str(tmp_path / "moved")))
+        assert not Path(artifacts).exists()
+    finally:
+        shutil.move(tmp_path / "moved", artifacts)
 
 
 @pytest.mark.parametrize("name", ["model.onnx", "bundle.json"])

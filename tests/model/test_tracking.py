@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import shutil
 import socket
 import subprocess
 import sys
 import urllib.request
+from collections import OrderedDict
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -19,8 +21,10 @@ from typer.testing import CliRunner
 
 from onesheet.cli import app
 from onesheet.errors import ConfigError, TrainingError
+from onesheet.training.record import new_record
 from onesheet.training.run import train
 from onesheet.training.runs import Run, find_baseline, list_runs, runs_markdown
+from onesheet.training.tracking import log_outcome, open_loggers
 from tests.processes import MAX_WAIT, eventually, started_process
 
 VALIDATION = {
@@ -214,6 +218,26 @@ def _get_when_ready(url: str, server: subprocess.Popen) -> bytes:
         return None
 
     return eventually(page)
+
+
+@pytest.mark.parametrize("had_artifacts", [True, False])
+def test_a_resumed_run_goes_on_beside_its_store_that_was_moved(configure, tmp_path, monkeypatch, had_artifacts):
+    def opened(store: Path, record):
+        config = configure(tmp_path / "run", "logger=mlflow", f"logger.mlflow.uri=sqlite:///{store}")
+        return open_loggers(config, record), config
+
+    record = new_record(1, "0" * 64)
+    loggers, config = opened(tmp_path / "first" / "store.db", record)
+    if had_artifacts:
+        log_outcome(loggers, config, record, tmp_path / "best.ckpt")
+    shutil.move(tmp_path / "first", tmp_path / "second")
+    # A resumed run is another process, which has not looked yet where the artifacts of the run are.
+    monkeypatch.setattr("mlflow.tracking._tracking_service.utils._artifact_repos_cache", OrderedDict())
+    loggers, config = opened(tmp_path / "second" / "store.db", record)
+    log_outcome(loggers, config, record, tmp_path / "best.ckpt")
+    (written,) = tmp_path.rglob("run.json")
+    assert written.is_relative_to(tmp_path / "second" / "mlartifacts")
+    assert not (tmp_path / "first").exists()
 
 
 def test_two_first_runs_at_the_same_moment_make_one_store(tmp_path, start_process):

@@ -8,6 +8,7 @@ however many people and machines there are.
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -18,7 +19,8 @@ from typing import TYPE_CHECKING, Final
 from pydantic import ValidationError
 
 from onesheet.errors import MissingExtraError, RegistryError, UnknownVersionError
-from onesheet.mlflow_store import SQLITE, open_mlflow_store, shown
+from onesheet.mlflow_artifacts import as_address, database_file, find_artifacts, local_folder, settle_artifacts
+from onesheet.mlflow_store import open_mlflow_store, shown
 from onesheet.registry.records import Move, MoveState, Version
 
 if TYPE_CHECKING:
@@ -26,7 +28,8 @@ if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
 
 _EXPERIMENT: Final = "onesheet-registry"
-_ARTIFACTS: Final = "outputs/registry"
+# Beside the database, if that is a file.
+_ARTIFACTS: Final = "registry"
 _RECORD: Final = "onesheet"
 _STATE: Final = "state"
 _PAGE: Final = 1000
@@ -45,7 +48,8 @@ class MlflowStore:
         self._url = url
         self._model = model
         self._moves = f"{model}.moves"
-        self._artifacts = artifacts
+        self._database = database_file(url)
+        self._artifacts = as_address(artifacts) if artifacts else None
 
     def add(self, folder: Path, version: Version) -> Version:
         """As `Store.add`."""
@@ -94,8 +98,14 @@ class MlflowStore:
     def fetch(self, number: int, part: str, into: Path) -> Path:
         """As `Store.fetch`."""
         with self._told() as client:
-            run = client.get_model_version(self._model, str(number)).run_id
-            return Path(client.download_artifacts(str(run), part, str(into)))
+            run = str(client.get_model_version(self._model, str(number)).run_id)
+            recorded = str(client.get_run(run).info.artifact_uri)
+            if local_folder(recorded) is None:
+                return Path(client.download_artifacts(run, part, str(into)))
+            artifacts = find_artifacts(recorded, self._database, self._artifacts)
+            if artifacts is None or not (artifacts / part).exists():
+                raise RegistryError(self._missing(f"the {part} of version {number} is", recorded))
+            return _copy(artifacts / part, into / part)
 
     def moves(self) -> list[Move]:
         """As `Store.moves`."""
@@ -139,19 +149,40 @@ class MlflowStore:
         """Its id; it is made where there is none yet."""
         from mlflow.exceptions import MlflowException
 
-        if known := self._client.get_experiment_by_name(_EXPERIMENT):
-            return str(known.experiment_id)
-        place = self._artifacts
-        if place is None and self._url.startswith(SQLITE):
-            place = _ARTIFACTS
-        if place is not None and "://" not in place:
-            place = Path(place).resolve().as_uri()
-        try:
-            return str(self._client.create_experiment(_EXPERIMENT, artifact_location=place))
-        except MlflowException:
-            if somebody_elses := self._client.get_experiment_by_name(_EXPERIMENT):
-                return str(somebody_elses.experiment_id)
-            raise
+        known = self._client.get_experiment_by_name(_EXPERIMENT)
+        if known is None:
+            beside = (self._database.parent / _ARTIFACTS).as_uri() if self._database else None
+            try:
+                return str(self._client.create_experiment(_EXPERIMENT, artifact_location=self._artifacts or beside))
+            except MlflowException:
+                known = self._client.get_experiment_by_name(_EXPERIMENT)
+                if known is None:  # so that it was not that somebody else has made it meanwhile
+                    raise
+        self._settle(str(known.experiment_id), str(known.artifact_location))
+        return str(known.experiment_id)
+
+    def _settle(self, experiment: str, recorded: str) -> None:
+        """Let new bundles go where the others are by now, or where the settings say.
+
+        Raises:
+            RegistryError: The others are out of reach.
+        """
+        folder = local_folder(recorded)
+        if self._database:
+            if missing := settle_artifacts(self._database, _EXPERIMENT, self._artifacts):
+                raise RegistryError(self._missing("the bundles registered so far are", missing))
+        elif folder and not folder.is_dir() and self._client.search_runs([experiment], max_results=1):
+            named = f" (ONESHEET_REGISTRY_ARTIFACTS is {self._artifacts})" if self._artifacts else ""
+            raise RegistryError(
+                f"the registry at {shown(self._url)} keeps its bundles in {recorded}, which is not on this machine"
+                f"{named}: mount or link it there"
+            )
+
+    def _missing(self, subject: str, recorded: str) -> str:
+        near = f" or near {self._database}" if self._database else ""
+        named = f" or in {self._artifacts} (ONESHEET_REGISTRY_ARTIFACTS)" if self._artifacts else ""
+        hint = "" if named else "; set ONESHEET_REGISTRY_ARTIFACTS to the folder where the bundles are now"
+        return f"{subject} not in {recorded}, as the registry says,{near}{named}{hint}"
 
     def _named(self, model: str) -> str:
         """The name of a registered model, which is made where there is none yet."""
@@ -172,7 +203,7 @@ class MlflowStore:
     @property
     def _exists(self) -> bool:
         """False for a file that nobody has made yet: who only looks shall not be the one."""
-        return not self._url.startswith(SQLITE) or Path(self._url.removeprefix(SQLITE).partition("?")[0]).exists()
+        return self._database is None or self._database.exists()
 
     def _all_of(self, model: str) -> Iterator[ModelVersion]:
         token = None
@@ -200,6 +231,14 @@ class MlflowStore:
 
     def _unusable(self, reason: str) -> RegistryError:
         return RegistryError(f"the registry at {shown(self._url)} cannot be used: {shown(reason).splitlines()[0]}")
+
+
+def _copy(source: Path, target: Path) -> Path:
+    """A folder, or a file into a folder that may be new."""
+    if source.is_dir():
+        return Path(shutil.copytree(source, target))
+    target.parent.mkdir(parents=True, exist_ok=True)
+    return Path(shutil.copyfile(source, target))
 
 
 def _texts(version: Version) -> dict[str, str]:

@@ -178,12 +178,13 @@ class MlflowConfig:
     Attributes:
         uri: SQLite file or tracking server.
         experiment: That runs are gathered in.
-        artifacts: Folder or address of the pictures; a server has its own.
+        artifacts: Folder or address of the pictures; default: `mlartifacts` beside the SQLite file; a server has its
+            own.
     """
 
     uri: str = "sqlite:///outputs/mlflow.db"
     experiment: str = "onesheet"
-    artifacts: str | None = "outputs/mlartifacts"
+    artifacts: str | None = None
 
 
 @dataclass

@@ -12,6 +12,7 @@ from typing import Any, Final
 from rich.table import Table
 
 from onesheet.errors import TrainingError, reason
+from onesheet.mlflow_artifacts import database_file, settle_artifacts
 from onesheet.mlflow_store import open_mlflow_store
 from onesheet.training.config import TrainConfig
 
@@ -143,6 +144,8 @@ def show_store(uri: str, host: str, port: int) -> int:
         Exit code of the server.
     """
     address = open_mlflow_store(uri)
+    if database := database_file(uri):
+        settle_artifacts(database)
     command = [
         sys.executable,
         "-m",

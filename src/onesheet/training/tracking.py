@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, Final
 from PIL import Image
 
 from onesheet.errors import ConfigError, TrainingError, reason
-from onesheet.mlflow_store import SQLITE, open_mlflow_store
+from onesheet.mlflow_artifacts import as_address, database_file, settle_artifacts
+from onesheet.mlflow_store import open_mlflow_store
 
 if TYPE_CHECKING:
     from lightning.pytorch.loggers import Logger
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from onesheet.training.record import RunRecord
 
 METRICS_FOLDER: Final = "metrics"
+# Beside MLflow's database, if that is a file.
+_ARTIFACTS: Final = "mlartifacts"
 
 
 def open_loggers(config: TrainConfig, record: RunRecord) -> list[Logger]:
@@ -108,14 +111,17 @@ def _open_mlflow(config: TrainConfig, mlflow: MlflowConfig, record: RunRecord) -
     from lightning.pytorch.loggers import MLFlowLogger
     from mlflow.exceptions import MlflowException
 
-    local = mlflow.uri.startswith(SQLITE)
+    database, artifacts = database_file(mlflow.uri), mlflow.artifacts
+    if database:
+        artifacts = as_address(artifacts or str(database.parent / _ARTIFACTS))
+        settle_artifacts(database, mlflow.experiment, artifacts)
     tags = {"run_dir": config.run_dir, "fingerprint": record.fingerprint, "git_commit": record.git_commit or "unknown"}
     logger = MLFlowLogger(
         mlflow.experiment,
         config.name,
         uri,
         tags=tags,
-        artifact_location=Path(mlflow.artifacts).resolve().as_uri() if local and mlflow.artifacts else mlflow.artifacts,
+        artifact_location=artifacts,
         run_id=record.loggers.get("mlflow"),
     )
     try:
