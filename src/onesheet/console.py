@@ -24,20 +24,21 @@ def read_settings(**options: Any) -> Settings:
     """Settings from the environment, with a command's options on top; those that are None were not given.
 
     Raises:
-        InvalidRequestError: A value is out of its range.
+        InvalidRequestError: An option is out of its range, or the `.env` file cannot be read.
     """
-    from pydantic import ValidationError
-
     from onesheet.settings import Settings
 
+    given = {name: value for name, value in options.items() if value is not None}
     try:
-        return Settings(**{name: value for name, value in options.items() if value is not None})
-    except ValidationError as error:
-        first = error.errors()[0]
-        name = "_".join(str(part) for part in first["loc"]).upper()
-        raise InvalidRequestError(f"setting ONESHEET_{name}: {first['msg']}") from error
+        settings = Settings(**given)
     except UnicodeDecodeError as error:
         raise InvalidRequestError("the .env file here is no UTF-8 text") from error
+    except PermissionError as error:
+        raise InvalidRequestError("the .env file here cannot be read: permission denied") from error
+    for name in given:
+        if problem := settings.problem(name):
+            raise InvalidRequestError(f"{name} {problem}")
+    return settings
 
 
 @contextlib.contextmanager

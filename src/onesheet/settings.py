@@ -1,21 +1,63 @@
-"""The one reader of the environment (prefix `ONESHEET_`) and of a `.env` file."""
+"""Application settings, read from the environment (prefix `ONESHEET_`) and a `.env` file."""
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 
-from pydantic import Field, SecretStr, ValidationInfo, field_validator
+from pydantic import (
+    Field,
+    PrivateAttr,
+    SecretStr,
+    ValidationError,
+    ValidationInfo,
+    ValidatorFunctionWrapHandler,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from onesheet import setting_values
+from onesheet.errors import InvalidRequestError
 from onesheet.refs import REGISTRY_PREFIX, is_registered
+from onesheet.setting_values import ENV_ENCODING, ENV_FILE, PREFIX, listed
+
+__all__ = ["Settings", "listed"]
+
+# Kubernetes sets variables of these names in every pod beside a service that is named onesheet, onesheet-ui, ….
+_PORTS: Final = frozenset({"port", "ui_port", "drift_port", "admin_port"})
+_MAY_HOLD_SECRETS: Final = frozenset(
+    {"api_keys", "api_url", "log_url", "registry_url", "registry_webhook", "drift_webhook", "otlp_endpoint"}
+)
+
+
+@dataclass(frozen=True, slots=True)
+class _Replaced:
+    """In place of a value that cannot be used: why, and whether that is an error once the setting is asked for."""
+
+    reason: str
+    is_error: bool
 
 
 class Settings(BaseSettings):
-    """Settings of every command; a command's own options win over them."""
+    """Settings of every command; a command's own options win over them.
+
+    A value that cannot be used is reported when its setting is read, so that it stops only commands that use it.
+
+    Raises:
+        InvalidRequestError: By reading an attribute: its value is wrong. The message names variable and value.
+    """
 
     # Where workflows and compose files pass on what may not be set, an empty value means just that.
     model_config = SettingsConfigDict(
-        env_prefix="ONESHEET_", env_file=".env", env_ignore_empty=True, extra="ignore", frozen=True
+        env_prefix=PREFIX,
+        env_file=ENV_FILE,
+        env_file_encoding=ENV_ENCODING,
+        env_ignore_empty=True,
+        extra="ignore",
+        frozen=True,
+        allow_inf_nan=False,
     )
 
     bundle: str = Field(
@@ -155,8 +197,11 @@ class Settings(BaseSettings):
     )
     otlp_endpoint: str | None = Field(None, description="Send OpenTelemetry traces here.")
 
-    log_level: str = Field("info", pattern="^(debug|info|warning|error)$", description="Least level that is logged.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least level that is logged.")
     log_json: bool = Field(False, description="One JSON object a line instead of coloured text.")
+
+    _wrong: dict[str, str] = PrivateAttr(default_factory=dict)
+    _ignored: dict[str, str] = PrivateAttr(default_factory=dict)
 
     @field_validator("follow_seconds")
     @classmethod
@@ -166,7 +211,98 @@ class Settings(BaseSettings):
             raise ValueError(f"only an alias of the registry can be followed, such as champion, not {bundle}")
         return seconds
 
+    @field_validator("api_keys")
+    @classmethod
+    def _are_digests(cls, value: str) -> str:
+        return setting_values.digests(value) if value else value
 
-def listed(value: str) -> list[str]:
-    """The parts of a setting that holds several, separated by commas."""
-    return [part.strip() for part in value.split(",") if part.strip()]
+    @field_validator("cors_origins")
+    @classmethod
+    def _are_origins(cls, value: str) -> str:
+        return setting_values.origins(value)
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _are_proxies(cls, value: str) -> str:
+        return setting_values.proxies(value)
+
+    @field_validator("registry_webhook", "drift_webhook", "otlp_endpoint")
+    @classmethod
+    def _is_web_address(cls, value: str | None) -> str | None:
+        return value and setting_values.web_address(value)
+
+    @field_validator("log_url", "registry_url")
+    @classmethod
+    def _is_database_url(cls, value: str) -> str:
+        return setting_values.database_url(value)
+
+    @field_validator("api_key", "admin_token", "registry_webhook_token", "drift_webhook_token")
+    @classmethod
+    def _is_not_blank(cls, value: SecretStr | None) -> SecretStr | None:
+        # A file that a secret was made of often ends with a line break, which no header can hold.
+        stripped = value and SecretStr(value.get_secret_value().strip())
+        if stripped is not None and not stripped.get_secret_value():
+            raise ValueError("is blank; remove the variable, or set a value")
+        return stripped
+
+    @field_validator("*", mode="wrap")
+    @classmethod
+    def _put_off(cls, value: Any, check: ValidatorFunctionWrapHandler, given: ValidationInfo) -> Any:
+        name = str(given.field_name)
+        if name in _PORTS and setting_values.is_service_link(value):
+            return _Replaced(f"{PREFIX}{name.upper()}={value} is a service link of Kubernetes", is_error=False)
+        try:
+            return check(value)
+        except ValidationError as error:
+            is_secret = name in _MAY_HOLD_SECRETS or SecretStr in get_args(cls.model_fields[name].annotation)
+            return _Replaced(setting_values.problem_of(error, value, is_secret=is_secret), is_error=True)
+
+    @model_validator(mode="after")
+    def _set_aside(self) -> Settings:
+        for name, value in list(self.__dict__.items()):
+            if isinstance(value, _Replaced):
+                self.__pydantic_fields_set__.discard(name)
+                if value.is_error:
+                    self._wrong[name] = value.reason
+                    del self.__dict__[name]
+                else:
+                    self._ignored[name] = value.reason
+                    self.__dict__[name] = type(self).model_fields[name].default
+        return self
+
+    if not TYPE_CHECKING:  # which would take any name for a setting
+
+        def __getattr__(self, name: str) -> Any:
+            if name in type(self).model_fields and name in self._wrong:
+                raise InvalidRequestError(f"{PREFIX}{name.upper()} {self._wrong[name]}")
+            return super().__getattr__(name)
+
+    def check(self, names: Iterable[str]) -> None:
+        """Refuse wrong values before any of them is needed.
+
+        Args:
+            names: The settings that a command uses.
+
+        Raises:
+            InvalidRequestError: The value of one of them is wrong.
+        """
+        for name in names:
+            getattr(self, name)
+
+    def problem(self, name: str) -> str | None:
+        """What is wrong with the value of a setting, to follow its name."""
+        return self._wrong.get(name)
+
+    def warnings(self, ports: Iterable[str]) -> list[str]:
+        """What a service should tell at its start: values that are ignored, and variables whose names are misspelt.
+
+        Args:
+            ports: The settings of the ports that it listens on.
+        """
+        ignored = [
+            f"{self._ignored[name]} and is ignored: listening on {getattr(self, name) or 'no port of its own'}; "
+            "set enableServiceLinks: false in the pod, or give the port as an option"
+            for name in ports
+            if name in self._ignored
+        ]
+        return [*ignored, *setting_values.misspelt_variables(type(self).model_fields)]

@@ -76,7 +76,7 @@ def test_the_table_ends_with_lines_for_a_file() -> None:
 
 def test_a_service_that_does_not_start_says_why() -> None:
     with (
-        pytest.raises(OnesheetError, match="did not start: onesheet: setting ONESHEET_WORKERS: "),
+        pytest.raises(OnesheetError, match="did not start: onesheet: ONESHEET_WORKERS must be at least 1, got '0'"),
         running_service({"ONESHEET_WORKERS": "0"}),
     ):
         pytest.fail("it started")

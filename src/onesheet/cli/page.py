@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from onesheet.cli.options import BundleOption
-from onesheet.console import read_settings
+from onesheet.console import complain, read_settings
+
+if TYPE_CHECKING:
+    from onesheet.settings import Settings
 
 app = typer.Typer()
 
@@ -22,9 +25,12 @@ def up(
     bundle: BundleOption = None,
 ) -> None:
     """Start API and web page together; Ctrl-C stops both."""
+    from onesheet.serving.preflight import check_access
     from onesheet.ui.launch import run_both
 
     settings = read_settings(host=host, ui_host=host, port=api_port, ui_port=ui_port, bundle=bundle)
+    check_access(settings)
+    _warn(settings, "port", "ui_port")
     typer.echo("Starting API and web page ...", err=True)
     run_both(settings, lambda api, page: typer.echo(f"Web page: {page}\nAPI:      {api} ({api}/docs)"))
 
@@ -46,4 +52,10 @@ def ui(
     from onesheet.ui.launch import run_page
 
     settings = read_settings(api_url=api, ui_host=host, ui_port=port)
+    _warn(settings, "ui_port")
     run_page(settings, lambda page: typer.echo(f"Web page: {page}"))
+
+
+def _warn(settings: Settings, *ports: str) -> None:
+    for text in settings.warnings(ports):
+        complain(f"warning: {text}")

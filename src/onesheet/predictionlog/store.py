@@ -26,14 +26,14 @@ from sqlalchemy import (
     select,
 )
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
+from sqlalchemy.exc import SQLAlchemyError
 
-from onesheet.errors import InvalidRequestError, LogUnavailableError, MissingExtraError, UnknownPredictionError
+from onesheet.errors import LogUnavailableError, UnknownPredictionError
 from onesheet.image_statistics import STATISTICS
 from onesheet.predictionlog.pictures import PictureFolder
 from onesheet.predictionlog.records import Feedback, LoggedPrediction
 from onesheet.predictionlog.schema import FEEDBACK, MODELS, PREDICTIONS
+from onesheet.predictionlog.url import parse_log_url
 
 # A store that does not answer within this time is down: a client waits for the answer.
 _CONNECT_SECONDS: Final = 2
@@ -310,21 +310,11 @@ def _removable() -> Iterator[None]:
 
 
 def _create_engine(url: str) -> Engine:
-    try:
-        parsed = make_url(url)
-        backend = parsed.get_backend_name()
-        if backend not in _INSERTS:
-            raise InvalidRequestError(f"the prediction log is kept in SQLite or PostgreSQL, not in {backend}")
-        if backend == "postgresql":
-            # SQLAlchemy would take the older psycopg2.
-            parsed = parsed.set(drivername="postgresql+psycopg")
-            options = f"-c statement_timeout={_STATEMENT_SECONDS * 1000}"
-            connect = {"connect_timeout": _CONNECT_SECONDS, "options": options, **_NOTICING_A_DEAD_NETWORK}
-            return create_engine(parsed, pool_pre_ping=True, connect_args=connect)
-    except ArgumentError as error:
-        raise InvalidRequestError("the address of the prediction log is no SQLAlchemy URL") from error
-    except (NoSuchModuleError, ModuleNotFoundError) as error:
-        raise MissingExtraError("PostgreSQL needs its driver: install onesheet[postgres]") from error
+    parsed = parse_log_url(url)
+    if parsed.get_backend_name() == "postgresql":
+        options = f"-c statement_timeout={_STATEMENT_SECONDS * 1000}"
+        connect = {"connect_timeout": _CONNECT_SECONDS, "options": options, **_NOTICING_A_DEAD_NETWORK}
+        return create_engine(parsed, pool_pre_ping=True, connect_args=connect)
     engine = create_engine(parsed, connect_args={"timeout": _STATEMENT_SECONDS})
     event.listen(engine, "connect", _prepare_sqlite)
     return engine

@@ -25,6 +25,7 @@ from onesheet.serving.guard import Guard
 from onesheet.serving.insight_routes import router as insights
 from onesheet.serving.insights import Insights
 from onesheet.serving.limits import BodyLimit
+from onesheet.serving.preflight import check_access
 from onesheet.serving.problems import (
     BODY_TOO_LARGE,
     RATE_LIMITED,
@@ -75,8 +76,12 @@ def create_app(
             when the application starts, and `/readyz` tells when that is done.
         choice: Tells this process which bundle another one has chosen since; default: it serves alone.
         guarded: False where another application wraps this one in the middleware of `app.state.middleware`.
+
+    Raises:
+        InvalidRequestError: A setting is wrong, or the API would be open by mistake.
     """
     settings = settings or Settings()
+    check_access(settings)
     metrics, tracing = Metrics(), _tracing(settings)
     service = PredictionService(settings, metrics, predictor, choice, on_stages=tracing.stages if tracing else None)
     middleware = [*([tracing.middleware()] if tracing else []), *_middleware(settings, metrics, service)]

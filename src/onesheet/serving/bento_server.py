@@ -13,6 +13,7 @@ from pydantic import SecretStr
 
 from onesheet.errors import InvalidRequestError, MissingExtraError
 from onesheet.log import configure_logging
+from onesheet.serving.preflight import check_service
 from onesheet.serving.server import address_of, listen
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ def serve_with_bentoml(settings: Settings) -> None:
 
     Raises:
         MissingExtraError: BentoML is not installed.
-        InvalidRequestError: The settings want a port for operators.
+        InvalidRequestError: The settings want a port for operators, or one of them is wrong.
         OnesheetError: Nothing can listen on this address.
     """
     if importlib.util.find_spec("bentoml") is None:
@@ -41,6 +42,7 @@ def serve_with_bentoml(settings: Settings) -> None:
     if settings.admin_port is not None:
         raise InvalidRequestError("BentoML listens on one port; ONESHEET_ADMIN_PORT is for --engine fastapi")
     configure_logging(settings.log_level, as_json=settings.log_json)
+    check_service(settings)
     # BentoML says less clearly what is wrong with an address, and takes no port 0.
     with closing(listen(settings.host, settings.port)) as listener:
         port = listener.getsockname()[1]

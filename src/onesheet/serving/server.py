@@ -24,6 +24,7 @@ from uvicorn.supervisors import Multiprocess
 from onesheet.errors import OnesheetError
 from onesheet.log import configure_logging
 from onesheet.serving.choice import SharedChoice
+from onesheet.serving.preflight import check_service
 from onesheet.serving.protocol import BoundedHttpProtocol
 
 if TYPE_CHECKING:
@@ -52,9 +53,10 @@ def serve(settings: Settings) -> None:
         settings: The address (port 0 takes any free one), the bundle, the limits and the logging.
 
     Raises:
-        OnesheetError: Nothing can listen on this address.
+        OnesheetError: Nothing can listen on this address, or a setting is wrong.
     """
     configure_logging(settings.log_level, as_json=settings.log_json)
+    check_service(settings)
     _allow_many_connections()
     with (
         closing(listen(settings.host, settings.port, settings.workers)) as listener,

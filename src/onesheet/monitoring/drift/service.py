@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, closing
 from datetime import UTC, datetime, timedelta
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import structlog
 import uvicorn
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
 
     from onesheet.settings import Settings
+
+_USED_SETTINGS: Final = ("bundle", "drift_", "log_url", "registry_url", "registry_artifacts", "registry_model")
 
 logger: FilteringBoundLogger = structlog.get_logger(__name__)
 
@@ -171,9 +173,12 @@ def watch(settings: Settings) -> None:
     """Serve until SIGTERM or Ctrl-C.
 
     Raises:
-        OnesheetError: Nothing can listen there, or the log cannot be opened.
+        OnesheetError: Nothing can listen there, the log cannot be opened, or a setting is wrong.
     """
     configure_logging(settings.log_level, as_json=settings.log_json)
+    settings.check(name for name in type(settings).model_fields if name.startswith(_USED_SETTINGS))
+    for text in settings.warnings(["drift_port"]):
+        logger.warning("setting ignored", reason=text)
     with (
         closing(PredictionLog(settings.log_url)) as log,
         closing(listen(settings.drift_host, settings.drift_port)) as listener,
