@@ -81,7 +81,8 @@ def settings_page() -> str:
     head = """# Settings
 
 From the environment, or a `.env` file in the working folder; a command's own options win. An empty value counts as not
-set. This page is written by `inv settings`.
+set. A wrong value stops only the commands that use it; see [what is checked at the
+start](serving.md#what-is-checked-at-the-start). This page is written by `inv settings`.
 
 | variable | default | |
 |---|---|---|

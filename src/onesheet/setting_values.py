@@ -111,7 +111,7 @@ def web_address(value: str) -> str:
 
 def database_url(value: str) -> str:
     """SQLAlchemy's name of PostgreSQL in place of the short one that hosting providers use."""
-    return re.sub(r"^postgres(?=(\+\w+)?://)", "postgresql", value)
+    return re.sub(r"^postgres(?=(\+\w+)?://)", "postgresql", value.strip())
 
 
 def misspelt_variables(settings: Collection[str]) -> list[str]:

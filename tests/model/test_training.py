@@ -476,7 +476,10 @@ def test_a_network_that_timm_does_not_know(configure, tmp_path, override, reason
         ("model.dropout=nan", "model.dropout: must be from 0 to 1"),
         ("seed", "write KEY=VALUE"),
         ("experiment=smoek", "there are: pretrain, scratch, smoke, starter"),
-        ("optimizer.lr={", "no viable alternative"),
+        ("optimizer.lr={", "Hydra cannot read the override `optimizer.lr={`"),
+        ("loss.teachers=[/a (b)/c.ckpt,/ø.ckpt]", r"""'loss\.teachers=\["/a \(b\)/c\.ckpt","/ø\.ckpt"\]'"""),
+        ("+model.options.name=søren (1)", r"""quote .*: '\+model\.options\.name="søren \(1\)"'"""),
+        ("data.raw=${HOME/x (1)", r"Hydra cannot read the override `data\.raw=\$\{HOME/x \(1\)`"),
         ("model={", "no model `{`"),
         ("loss=focla", "there are: asymmetric, balanced, bce, focal"),
         ("loss.name=asymetric", "did you mean `asymmetric`"),
@@ -488,6 +491,39 @@ def test_a_wrong_override_is_explained_in_one_line(override, reason):
     with pytest.raises(ConfigError, match=reason) as error:
         compose_config([override])
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "/home/søren/plakater",
+        "/mnt/My Posters (2020)/raw",
+        "runs/epoch=3-step=100.ckpt",
+        'it\'s, 1 "name" \\',
+        "[a] {b: 1} #2 100% *?~!",
+        "$HOME",
+        "海报",
+        "'open",
+        "true",
+        "1e3",
+        "007",
+        " ",
+        "",
+    ],
+)
+def test_a_plain_string_is_taken_literally(text):
+    keys = ("data.raw", "++model.weights", "name", "run_dir", "logger.mlflow.uri")
+    config = compose_config(["logger=mlflow", *(f"{key}={text}" for key in keys)])
+    assert {config.data.raw, config.model.weights, config.name, config.run_dir, config.logger.mlflow.uri} == {text}
+
+
+def test_what_is_quoted_or_taken_from_elsewhere_for_hydra_is_so_still(monkeypatch):
+    monkeypatch.setenv("POSTERS", "/mnt/posters")
+    config = compose_config(
+        ['data.raw="/home/søren (1)"', "run_dir='a b'", "model.weights=null", "data.processed=${oc.env:POSTERS}/made"]
+    )
+    assert (config.data.raw, config.run_dir, config.model.weights) == ("/home/søren (1)", "a b", None)
+    assert config.data.processed == "/mnt/posters/made"
 
 
 def test_users_start_from_pretrained_weights_by_default():

@@ -92,7 +92,7 @@ def test_a_value_out_of_range_is_refused_where_it_is_used(
         ("CORS_ORIGINS", "https://a.example/, http://localhost:3000", "https://a.example,http://localhost:3000"),
         ("CORS_ORIGINS", "*", "*"),
         ("TRUSTED_PROXIES", "10.0.0.1, 10.0.0.0/8, fd00::/8, *", "10.0.0.1,10.0.0.0/8,fd00::/8,*"),
-        ("LOG_URL", "postgres://u:p%40ss@host/db?sslmode=require", "postgresql://u:p%40ss@host/db?sslmode=require"),
+        ("LOG_URL", "postgres://u:p%40ss@host/db?sslmode=require\n", "postgresql://u:p%40ss@host/db?sslmode=require"),
         ("REGISTRY_URL", "postgres://u@host/db", "postgresql://u@host/db"),
     ],
 )

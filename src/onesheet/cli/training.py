@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -70,7 +71,7 @@ def train(
     if rank() > 0:  # the first process speaks for all
         return
     typer.echo(f"best validation mAP (macro) {result.map_macro:.3f}")
-    typer.echo(f"next: onesheet export {result.best} --out models/{config.name}")
+    typer.echo(f"next: onesheet export {shlex.quote(str(result.best))} --out {shlex.quote(f'models/{config.name}')}")
 
 
 @app.command(epilog="Example: onesheet pretrain experiment=pretrain run_dir=outputs/pretrain")
@@ -91,7 +92,7 @@ def pretrain(
     with progress("Reading posters") as advance:
         weights = run_pretraining(config, advance)
     typer.echo(weights)
-    typer.echo(f"next: onesheet train … model.pretrained=true model.weights={weights}")
+    typer.echo(f"next: onesheet train … model.pretrained=true {shlex.quote(f'model.weights={weights}')}")
 
 
 @app.command(epilog="Example: onesheet sweep experiment=smoke --trials 8 --workers 2")

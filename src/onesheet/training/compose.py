@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import difflib
 import math
+import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
@@ -14,7 +15,8 @@ import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
-from hydra.errors import HydraException
+from hydra.core.override_parser.types import Quote, QuotedString
+from hydra.errors import HydraException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -160,15 +162,18 @@ def _composed(overrides: Sequence[str], config_dir: Path | None, kept: Path | No
     if under_torchrun() and not any(override.startswith("run_dir=") for override in overrides):
         raise ConfigError("under torchrun each process would name a folder of its own: say run_dir=DIR")
     schema = TrainConfig if kept is None else _read_kept(kept, overrides)
+    literal = [_take_literally(override) for override in overrides]
     ConfigStore.instance().store(name="schema", node=schema)
     GlobalHydra.instance().clear()
     try:
         with initialize_config_dir(str(folder), version_base="1.3", job_name="train"):
-            yield compose("config" if kept is None else "repeat", overrides=list(overrides))
+            yield compose("config" if kept is None else "repeat", overrides=literal)
     except AssertionError as error:  # how OmegaConf says that it cannot go below a node that is None
         raise ConfigError(
             "an override sets a part that is switched off; such as logger.wandb.project without logger=wandb"
         ) from error
+    except OverrideParseException as error:
+        raise ConfigError(_how_to_quote(error.override)) from error
     except (HydraException, OmegaConfBaseException) as error:
         cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
         key = getattr(cause, "full_key", None)
@@ -208,9 +213,32 @@ def _check_override(override: str, config_dir: Path) -> None:
             if chosen.strip() not in groups[key]:
                 raise ConfigError(f"no {key} `{chosen.strip()}`; there are: {', '.join(groups[key])}")
         return
-    known = [*groups, *_known_keys(TrainConfig)]
+    known = [*groups, *(known for known, _ in _keys(TrainConfig))]
     if key not in known and not key.startswith(_FREE_KEYS):
         raise ConfigError(f"unknown key `{key}`{_did_you_mean(key, known)}")
+
+
+def _take_literally(override: str) -> str:
+    """An override of a plain string with its value quoted, so that no letter of a path means anything to Hydra."""
+    key, _, value = override.partition("=")
+    is_quoted = len(value) > 1 and value[0] == value[-1] and value[0] in "'\""
+    if key.lstrip("+") not in _STRINGS or is_quoted or value == "null" or "${" in value:
+        return override
+    return f"{key}={_quoted(value)}"
+
+
+def _quoted(value: str) -> str:
+    return str(QuotedString(value, Quote.double).with_quotes())
+
+
+def _how_to_quote(override: str) -> str:
+    key, _, value = override.partition("=")
+    if value.startswith("["):
+        items = (item.strip().strip("'\"") for item in value.strip("[]").split(","))
+        value = f"[{','.join(_quoted(item) for item in items)}]"
+    else:
+        value = _quoted(value)
+    return f"Hydra cannot read the override `{override}`; quote what is text in it: {shlex.quote(f'{key}={value}')}"
 
 
 def _did_you_mean(word: str, known: Sequence[str]) -> str:
@@ -223,10 +251,15 @@ def _value(config: TrainConfig, key: str) -> Any:
     return getattr(getattr(config, group), name)
 
 
-def _known_keys(schema: type[Any], prefix: str = "") -> Iterator[str]:
+def _keys(schema: type[Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """All keys of the configuration, with their types."""
     hints = get_type_hints(schema)
     for attribute in fields(schema):
-        yield prefix + attribute.name
-        for kind in (hints[attribute.name], *get_args(hints[attribute.name])):
+        hint = hints[attribute.name]
+        yield prefix + attribute.name, hint
+        for kind in (hint, *get_args(hint)):
             if is_dataclass(kind):
-                yield from _known_keys(cast("type[Any]", kind), f"{prefix}{attribute.name}.")
+                yield from _keys(cast("type[Any]", kind), f"{prefix}{attribute.name}.")
+
+
+_STRINGS: Final = frozenset(key for key, hint in _keys(TrainConfig) if hint in {str, str | None})
