@@ -317,7 +317,7 @@ class StandIn(grpc.GenericRpcHandler):
         _check(len({one.name for one in variables}) == len(variables), "each variable once")
         for one in variables:
             if one.value_source.secret_key_ref.secret:
-                self._find(f"projects/films/secrets/{one.value_source.secret_key_ref.secret}/versions/latest")
+                self._find(f"projects/our-films/secrets/{one.value_source.secret_key_ref.secret}/versions/latest")
 
     def _make_schedule(self, asked: Any) -> Any:
         _check(len(asked.job.schedule.split()) == 5, "a schedule")

@@ -37,7 +37,7 @@ from onesheet.settings import Settings
 from tests.processes import run_command
 
 ROOT = Path(__file__).parents[2]
-PLACE = "projects/films/locations/europe-west4"
+PLACE = "projects/our-films/locations/europe-west4"
 SERVICES = ("api", "drift", "frontend")
 
 
@@ -58,11 +58,11 @@ stand_in_module = _stand_in_module()
 
 @pytest.fixture
 def stand_in(emulator: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """Google Cloud, with an empty project `films`."""
+    """Google Cloud, with an empty project `our-films`."""
     stand_in = stand_in_module.StandIn()
     server, address = stand_in_module.serve(stand_in)
     monkeypatch.setenv("ONESHEET_CLOUD_EMULATOR", address)
-    monkeypatch.setenv("ONESHEET_CLOUD_PROJECT", "films")
+    monkeypatch.setenv("ONESHEET_CLOUD_PROJECT", "our-films")
     monkeypatch.setenv("ONESHEET_CLOUD_BUCKET", "onesheet-films")
     yield stand_in
     server.stop(None).wait()
@@ -87,7 +87,7 @@ def ready(stand_in: Any, cloud: Callable[..., list[str]]) -> Any:
     """The project after `bootstrap`, with a value in every secret."""
     cloud("bootstrap")
     for name in read_config(default_config_dir() / "cloud.yaml", CloudConfig).secrets:
-        version = f"projects/films/secrets/{name}/versions/latest"
+        version = f"projects/our-films/secrets/{name}/versions/latest"
         stand_in.things[version] = stand_in_module.secrets.SecretVersion(name=version)
     stand_in.asked.clear()
     return stand_in
@@ -123,8 +123,8 @@ def test_bootstrap_makes_everything_and_a_second_time_changes_nothing(stand_in, 
     assert {name.rpartition("/")[2].partition("@")[0] for name in things if "serviceAccounts" in name} == {
         f"onesheet-{role}" for role in ("build", "train", "api", "drift", "frontend", "scheduler")
     }
-    assert "projects/films/secrets/onesheet-log-url" in things
-    collected = yaml.safe_load(things["value of projects/films/secrets/onesheet-api-metrics"].data)
+    assert "projects/our-films/secrets/onesheet-log-url" in things
+    collected = yaml.safe_load(things["value of projects/our-films/secrets/onesheet-api-metrics"].data)
     assert (collected["kind"], collected["spec"]["endpoints"][0]["port"]) == ("RunMonitoring", 8000)
 
     cloud("bootstrap")
@@ -148,7 +148,7 @@ def test_rights_are_few(stand_in, cloud):
         for member in one.members
     }
     assert not [one for one in granted if re.search(r"roles/(owner|editor|viewer)$|[aA]dmin", one[1])]
-    of_project = {(role, account) for resource, role, account in granted if resource == "projects/films"}
+    of_project = {(role, account) for resource, role, account in granted if resource == "projects/our-films"}
     assert of_project == {
         ("roles/logging.logWriter", "onesheet-build"),
         ("roles/run.viewer", "onesheet-frontend"),
@@ -158,9 +158,9 @@ def test_rights_are_few(stand_in, cloud):
     readers = {account for resource, _, account in granted if resource.endswith("/onesheet-api-keys")}
     assert readers == {"onesheet-api"}
 
-    policy = storage.Client(project="films").bucket("onesheet-films").get_iam_policy(requested_policy_version=3)
+    policy = storage.Client(project="our-films").bucket("onesheet-films").get_iam_policy(requested_policy_version=3)
     in_bucket = {(one["role"], *one["members"]): one["condition"]["expression"] for one in policy.bindings}
-    member = "serviceAccount:onesheet-train@films.iam.gserviceaccount.com"
+    member = "serviceAccount:onesheet-train@our-films.iam.gserviceaccount.com"
     assert "/objects/runs/" in in_bucket["roles/storage.objectUser", member]
     assert "/objects/runs/" not in in_bucket["roles/storage.objectViewer", member]
     assert "/objects/data/" in in_bucket["roles/storage.objectViewer", member]
@@ -168,10 +168,10 @@ def test_rights_are_few(stand_in, cloud):
 
 def test_rights_that_others_have_stay_and_a_race_is_run_again(stand_in, cloud):
     other = policy_pb2.Binding(role="roles/viewer", members=["user:somebody@example.com"])
-    stand_in.policies["projects/films"] = policy_pb2.Policy(bindings=[other], etag=b"7")
+    stand_in.policies["projects/our-films"] = policy_pb2.Policy(bindings=[other], etag=b"7")
     stand_in.refusals["Projects/SetIamPolicy"] = [grpc.StatusCode.ABORTED]
     cloud("bootstrap")
-    bindings = stand_in.policies["projects/films"].bindings
+    bindings = stand_in.policies["projects/our-films"].bindings
     assert other in bindings
     assert "roles/run.viewer" in {one.role for one in bindings}
 
@@ -246,14 +246,17 @@ def test_a_build_takes_the_checkout_and_is_followed_to_its_end(ready, cloud, mon
     lines = cloud("build", "--tag", "abc", "--image", "api", "--image", "train", "--yes")
     [asked] = ready.requests("CloudBuild/CreateBuild")
     assert [step.id for step in asked.build.steps] == ["builder", "api", "train"]
-    assert asked.build.service_account == "projects/films/serviceAccounts/onesheet-build@films.iam.gserviceaccount.com"
-    assert asked.build.substitutions["_IMAGES"] == "europe-west4-docker.pkg.dev/films/onesheet"
+    assert (
+        asked.build.service_account
+        == "projects/our-films/serviceAccounts/onesheet-build@our-films.iam.gserviceaccount.com"
+    )
+    assert asked.build.substitutions["_IMAGES"] == "europe-west4-docker.pkg.dev/our-films/onesheet"
     source = asked.build.source.storage_source
     assert (source.bucket, source.object_) == ("onesheet-films", "source/abc.tgz")
     assert "api: success" in lines
     assert "next: onesheet cloud deploy --tag abc" in lines
 
-    archive = storage.Client(project="films").bucket(source.bucket).blob(source.object_).download_as_bytes()
+    archive = storage.Client(project="our-films").bucket(source.bucket).blob(source.object_).download_as_bytes()
     with tarfile.open(fileobj=io.BytesIO(archive)) as packed:
         names = packed.getnames()
     assert {"pyproject.toml", "uv.lock", "deploy/docker/Dockerfile", "src/onesheet/__init__.py"} <= set(names)
@@ -298,7 +301,7 @@ def test_a_local_build_runs_docker_for_each_image_and_pushes_it(cloud, stand_in,
     monkeypatch.chdir(ROOT)
     cloud("build", "--local", "--tag", "abc", "--image", "api")
     build, push = log.read_text().splitlines()
-    address = "europe-west4-docker.pkg.dev/films/onesheet/onesheet-api:abc"
+    address = "europe-west4-docker.pkg.dev/our-films/onesheet/onesheet-api:abc"
     assert build.startswith("build --file=")
     assert f"--target=api --build-arg=EXTRAS={builds.EXTRAS['api']} --tag={address}" in build
     assert push == f"push {address}"
@@ -349,7 +352,7 @@ def test_a_training_uploads_its_posters_once_and_starts_a_job(ready, cloud, made
     cloud(*command)
     [asked] = ready.requests("JobService/CreateCustomJob")
     [pool] = asked.custom_job.job_spec.worker_pool_specs
-    assert pool.container_spec.image_uri == "europe-west4-docker.pkg.dev/films/onesheet/onesheet-train:abc"
+    assert pool.container_spec.image_uri == "europe-west4-docker.pkg.dev/our-films/onesheet/onesheet-train:abc"
     assert list(pool.container_spec.command) == ["onesheet", "cloud", "work"]
     address = next(one for one in pool.container_spec.args if one.startswith("--data=")).removeprefix("--data=")
     assert pool.container_spec.args[-1] == "experiment=smoke"
@@ -362,10 +365,10 @@ def test_a_training_uploads_its_posters_once_and_starts_a_job(ready, cloud, made
         "trainer.accelerator=cpu",
         "experiment=smoke",
     ]
-    assert asked.custom_job.job_spec.service_account == "onesheet-train@films.iam.gserviceaccount.com"
+    assert asked.custom_job.job_spec.service_account == "onesheet-train@our-films.iam.gserviceaccount.com"
     assert asked.custom_job.job_spec.scheduling.timeout == timedelta(hours=12)
 
-    bucket = storage.Client(project="films").bucket("onesheet-films")
+    bucket = storage.Client(project="our-films").bucket("onesheet-films")
     prefix = address.removeprefix("gs://onesheet-films/")
     there = {blob.name: blob.updated for blob in bucket.list_blobs(prefix=f"{prefix}/")}
     assert len(there) == 240 + 2
@@ -463,7 +466,7 @@ def test_services_come_with_probes_secrets_and_accounts(ready, cloud):
     assert not services["drift"].invoker_iam_disabled
     assert services["frontend"].template.session_affinity
     [page] = services["frontend"].template.containers
-    assert page.env[1].value == "cloudrun://films/europe-west4/onesheet-api"
+    assert page.env[1].value == "cloudrun://our-films/europe-west4/onesheet-api"
 
     [job] = ready.requests("Jobs/UpdateJob")
     [container] = job.job.template.template.containers
@@ -498,11 +501,11 @@ def test_alerts_and_dashboard_are_brought_up_to_date_not_doubled(ready, cloud, m
     files = list((ROOT / "deploy/gcp/monitoring/policies").glob("*.json"))
     assert len({one.display_name for one in policies}) == len(policies) == len(files)
     assert len(ready.requests("AlertPolicyService/UpdateAlertPolicy")) == len(files)
-    assert "projects/films/dashboards/onesheet" in ready.things
+    assert "projects/our-films/dashboards/onesheet" in ready.things
 
 
 def test_a_secret_without_a_value_is_told_before_anything_is_deployed(ready, cloud):
-    del ready.things["projects/films/secrets/onesheet-log-url/versions/latest"]
+    del ready.things["projects/our-films/secrets/onesheet-log-url/versions/latest"]
     with pytest.raises(
         CloudError, match=r"onesheet-log-url \(ONESHEET_LOG_URL\) has no value.*gcloud secrets versions"
     ):
@@ -584,7 +587,7 @@ def test_followed_logs_go_on_without_doubles(ready, monkeypatch, no_pauses):
         return LogEntry(insert_id=str(number), timestamp=when, text_payload=f"line {number}\x1b[31m")
 
     ready.entries.append(entry(1))
-    google = Google("films", place.region, settings.cloud_emulator)
+    google = Google("our-films", place.region, settings.cloud_emulator)
     lines = observe.logs(google, place, "drift-check", start, 10, follow=True)
     assert next(lines)[2].startswith("line 1")
     ready.entries += [entry(3), entry(2)]
@@ -621,11 +624,11 @@ def test_teardown_leaves_the_bucket_and_may_be_repeated(ready, cloud, monkeypatc
         cloud("teardown", "--yes")
     kinds = ("/services/", "/jobs/", "/triggers/", "/alertPolicies/", "/dashboards/")
     assert [name for name in ready.things if any(kind in name for kind in kinds)] == []
-    assert "projects/films/secrets/onesheet-log-url" in ready.things
+    assert "projects/our-films/secrets/onesheet-log-url" in ready.things
     cloud("teardown", "--everything", "--yes")
     left = [name for name in ready.things if not name.startswith("value of") and "/versions/" not in name]
     assert left == []
-    assert storage.Client(project="films").bucket("onesheet-films").exists()
+    assert storage.Client(project="our-films").bucket("onesheet-films").exists()
 
 
 def test_what_costs_or_removes_is_asked_for_first(ready, cloud):
@@ -703,7 +706,7 @@ def test_a_wrong_configuration_is_told(cloud, tmp_path, change, message):
     config = {**yaml.safe_load((default_config_dir() / "cloud.yaml").read_text()), **yaml.safe_load(change)}
     (tmp_path / "cloud.yaml").write_text(yaml.safe_dump(config))
     with pytest.raises(ConfigError, match=message):
-        cloud("bootstrap", "--project", "films", "--dry-run", "--config", str(tmp_path / "cloud.yaml"))
+        cloud("bootstrap", "--project", "our-films", "--dry-run", "--config", str(tmp_path / "cloud.yaml"))
 
 
 def test_no_project(cloud, monkeypatch, tmp_path):
@@ -712,10 +715,39 @@ def test_no_project(cloud, monkeypatch, tmp_path):
         cloud("status")
 
 
+@pytest.mark.parametrize(
+    ("setting", "value", "message"),
+    [
+        ("project", "example.com:posters", "ids of a domain, DOMAIN:ID, are not supported"),
+        ("project", "My-Project", "'My-Project' cannot be the id of a project: it has 6 to 30 small letters"),
+        ("project", "123456789", "`gcloud projects list` shows its id"),
+        ("project", "films", "'films' cannot be the id"),
+        ("project", "my-project-", "'my-project-' cannot be the id"),
+        ("project", "a" * 31, "cannot be the id"),
+        ("region", "europe-west4-a", "'europe-west4-a' cannot be a region .* such as europe-west4"),
+        ("region", "EU", "'EU' cannot be a region"),
+        ("bucket", "gs://posters", "'gs://posters' cannot be the name of a bucket: .* without gs://"),
+        ("bucket", "My_Posters", "'My_Posters' cannot be the name of a bucket"),
+        ("bucket", "goog-posters", "does not begin with goog"),
+        ("bucket", "no", "cannot be the name of a bucket"),
+    ],
+)
+def test_names_that_google_cannot_have_given_are_refused(setting, value, message):
+    named = {"cloud_project": "my-project", f"cloud_{setting}": value}
+    with pytest.raises(ConfigError, match=message):
+        read_place(Settings(_env_file=None, **named))
+
+
+def test_names_that_google_may_have_given_are_taken():
+    for project, bucket in (("a-b-c1", "posters.example.com"), ("a" * 30, "my_posters"), ("my-project", None)):
+        place = read_place(Settings(_env_file=None, cloud_project=project, cloud_bucket=bucket))
+        assert (place.project, place.bucket) == (project, bucket or "my-project-onesheet")
+
+
 def test_no_credentials(cloud, monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("CLOUDSDK_CONFIG", str(tmp_path))
     monkeypatch.setenv("NO_GCE_CHECK", "true")
     monkeypatch.delenv("GOOGLE_APPLICATION_CREDENTIALS", raising=False)
     with pytest.raises(CloudError, match="gcloud auth application-default login"):
-        cloud("status", "--project", "films")
+        cloud("status", "--project", "our-films")

@@ -188,7 +188,7 @@ def cost(
     as_json: JsonOption = False,
 ) -> None:
     """Estimate what the services cost in a month, or what a training may cost; asks nobody and starts nothing."""
-    place, _ = open_project(project or "PROJECT", region, config)
+    place, _ = open_project(project or "my-project", region, config)
     from onesheet.cloud import cost as costs
 
     prices = costs.read_prices()

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -15,6 +16,17 @@ from onesheet.settings import Settings
 # Accounts are named after it, and may have 30 letters.
 _Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,18}[a-z0-9]$")]
 _Memory = Annotated[str, Field(pattern=r"^\d+(Mi|Gi)$")]
+
+# https://cloud.google.com/resource-manager/docs/creating-managing-projects
+_PROJECT: Final = re.compile(r"[a-z][a-z0-9-]{4,28}[a-z0-9]")
+_PROJECT_RULE: Final = "it has 6 to 30 small letters, digits and hyphens, begins with a letter and ends with no hyphen"
+_REGION: Final = re.compile(r"[a-z]+-[a-z]+[0-9]{1,2}")
+# https://cloud.google.com/storage/docs/buckets#naming
+_BUCKET: Final = re.compile(r"(?=.{3,222}$)[a-z0-9]([a-z0-9_-]{0,61}[a-z0-9])?(\.[a-z0-9]([a-z0-9_-]{0,61}[a-z0-9])?)*")
+_BUCKET_RULE: Final = (
+    "it has 3 to 63 small letters, digits, hyphens, underscores and dots, begins and ends with a letter or digit, and "
+    "does not begin with goog; give the name without gs://"
+)
 
 
 class _Strict(BaseModel):
@@ -175,10 +187,25 @@ def read_place(settings: Settings, file: Path | None = None) -> Place:
         file: Default: the shipped `cloud.yaml`.
 
     Raises:
-        ConfigError: No project is set, or the file is wrong.
+        ConfigError: No project is set; project, region or bucket cannot be one; or the file is wrong.
     """
     config = read_config(file or default_config_dir() / "cloud.yaml", CloudConfig)
-    if not settings.cloud_project:
+    project = settings.cloud_project
+    if not project:
         raise ConfigError("no project: set ONESHEET_CLOUD_PROJECT or say --project PROJECT")
-    bucket = settings.cloud_bucket or f"{settings.cloud_project}-{config.name}"
-    return Place(settings.cloud_project, settings.cloud_region, bucket, config)
+    if not _PROJECT.fullmatch(project):
+        raise ConfigError(f"{project!r} cannot be the id of a project: {_PROJECT_RULE}{_hint(project)}")
+    if not _REGION.fullmatch(settings.cloud_region):
+        raise ConfigError(f"{settings.cloud_region!r} cannot be a region of Google Cloud: say one such as europe-west4")
+    bucket = settings.cloud_bucket or f"{project}-{config.name}"
+    if not _BUCKET.fullmatch(bucket) or bucket.startswith("goog"):
+        raise ConfigError(f"{bucket!r} cannot be the name of a bucket: {_BUCKET_RULE}")
+    return Place(project, settings.cloud_region, bucket, config)
+
+
+def _hint(project: str) -> str:
+    if project.isdecimal():
+        return "; it looks like the project's number, `gcloud projects list` shows its id"
+    if ":" in project:
+        return "; ids of a domain, DOMAIN:ID, are not supported"
+    return ""
