@@ -200,6 +200,16 @@ def test_other_posters_than_those_of_training_are_refused(checkpoint, made_up_po
         export(checkpoint, tmp_path / "out", processed=tmp_path)
 
 
+def test_posters_that_were_moved_since_training_are_asked_for(checkpoint, made_up_posters, processed, tmp_path):
+    content = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    content["provenance"]["data"] = {"raw": str(tmp_path / "old" / "raw"), "processed": str(processed)}
+    torch.save(content, tmp_path / "moved.ckpt")
+    with pytest.raises(ExportError, match=r"old/raw, where this checkpoint was trained, is not there: say --raw DIR"):
+        export(tmp_path / "moved.ckpt", tmp_path / "out", name="moved", version="1")
+    moved = export(tmp_path / "moved.ckpt", tmp_path / "out", name="moved", version="1", raw=made_up_posters)
+    assert moved.metadata.name == "moved"
+
+
 def test_the_int8_graph_says_nearly_the_same(learned_bundle, paths, expected):
     bundle = load_bundle(learned_bundle)
     assert len(bundle.graph("int8")) < 0.35 * len(bundle.graph("fp32"))

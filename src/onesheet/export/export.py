@@ -132,8 +132,13 @@ def export(
 
 
 def _training_manifest(checkpoint: Checkpoint, raw: Path | None, processed: Path | None) -> Manifest:
-    folders = checkpoint.provenance["data"]
-    manifest = read_manifest((processed or Path(folders["processed"])) / MANIFEST_FILE, raw or Path(folders["raw"]))
+    trained_on = {name: Path(folder) for name, folder in checkpoint.provenance["data"].items()}
+    named = {name: folder for name, folder in (("raw", raw), ("processed", processed)) if folder}
+    folders = trained_on | named
+    for name, folder in folders.items():
+        if name not in named and not folder.is_dir():
+            raise ExportError(f"{folder}, where this checkpoint was trained, is not there: say --{name} DIR")
+    manifest = read_manifest(folders["processed"] / MANIFEST_FILE, folders["raw"])
     if manifest.fingerprint != checkpoint.provenance["fingerprint"]:
         raise ExportError(
             "the manifest is not the one that this checkpoint was trained with; "
