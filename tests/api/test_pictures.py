@@ -222,7 +222,7 @@ def test_the_commands_remove_pictures(log, log_url, pictures, folder, monkeypatc
 
 
 def test_an_index_on_a_long_log_may_take_its_time(postgres_log_url, monkeypatch):
-    monkeypatch.setattr("onesheet.predictionlog.store._STATEMENT_SECONDS", 1)
+    monkeypatch.setattr("onesheet.predictionlog.database._STATEMENT_SECONDS", 1)
     waited = []
 
     def slow(config, target) -> None:

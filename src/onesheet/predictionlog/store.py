@@ -2,50 +2,25 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from itertools import islice
-from pathlib import Path
 from typing import Any, Final
 from uuid import UUID
 
 import numpy as np
-from sqlalchemy import (
-    Connection,
-    Engine,
-    Executable,
-    Row,
-    Select,
-    create_engine,
-    delete,
-    event,
-    exists,
-    func,
-    select,
-)
+from sqlalchemy import Connection, Executable, Row, Select, delete, exists, func, select
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.exc import SQLAlchemyError
 
 from onesheet.errors import LogUnavailableError, UnknownPredictionError
 from onesheet.image_statistics import STATISTICS
+from onesheet.predictionlog.database import Database
 from onesheet.predictionlog.pictures import PictureFolder
 from onesheet.predictionlog.records import Feedback, LoggedPrediction
 from onesheet.predictionlog.schema import FEEDBACK, MODELS, PREDICTIONS
-from onesheet.predictionlog.url import parse_log_url
 
-# A store that does not answer within this time is down: a client waits for the answer.
-_CONNECT_SECONDS: Final = 2
-_STATEMENT_SECONDS: Final = 5
 _BATCH: Final = 1000
-# libpq's; the system's own defaults wait for a quarter of an hour, and when idle for two.
-_NOTICING_A_DEAD_NETWORK: Final = {
-    "tcp_user_timeout": _STATEMENT_SECONDS * 1000,
-    "keepalives_idle": _STATEMENT_SECONDS,
-    "keepalives_interval": 1,
-    "keepalives_count": 3,
-}
 
 _INSERTS: Final = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}
 
@@ -66,26 +41,20 @@ class PredictionLog:
 
     def __init__(self, url: str, *, must_exist: bool = False, pictures: PictureFolder | None = None) -> None:
         self._pictures = pictures
-        self._engine = _create_engine(url)
-        database = self._engine.url.database or ""
-        if must_exist and self._engine.dialect.name == "sqlite" and not Path(database).is_file():
-            raise LogUnavailableError(f"there is no prediction log at {database}")
-        insert: Any = _INSERTS[self._engine.dialect.name]
+        self._database = Database(url)
+        if must_exist and (path := self._database.path) is not None and not path.is_file():
+            raise LogUnavailableError(f"there is no prediction log at {path}")
+        insert: Any = _INSERTS[self._database.dialect]
         self._insert_prediction = insert(PREDICTIONS).on_conflict_do_nothing()
         self._insert_model = insert(MODELS).on_conflict_do_nothing()
-        self._model_ids: dict[tuple[str, str], int] = {}
-        self._lock = threading.Lock()
 
     def migrate(self) -> None:
-        """Create the tables or bring them up to date; several processes may do so at once.
+        """Create the tables or bring them up to date, now and whenever the database is replaced; several processes may.
 
         Raises:
             LogUnavailableError: The database cannot be reached or refuses.
         """
-        from onesheet.predictionlog.migrate import upgrade
-
-        with _available():
-            upgrade(self._engine)
+        self._database.migrate()
 
     def append(self, predictions: Sequence[LoggedPrediction]) -> None:
         """Write a group of answers in one transaction; what is already there stays as it is.
@@ -95,12 +64,14 @@ class PredictionLog:
         Raises:
             LogUnavailableError: Nothing of the group can be relied on to be there.
         """
-        with _available(), self._engine.begin() as connection:
-            ids = {self._model_key(prediction): self._model_id(connection, prediction) for prediction in predictions}
-            rows = [_to_row(prediction, ids[self._model_key(prediction)]) for prediction in predictions]
+
+        def insert(connection: Connection) -> None:
+            # Asked anew for each group: in a database that was restored they may have other numbers.
+            ids = {_model_key(prediction): self._model_id(connection, prediction) for prediction in predictions}
+            rows = [_to_row(prediction, ids[_model_key(prediction)]) for prediction in predictions]
             connection.execute(self._insert_prediction, rows)
-        with self._lock:
-            self._model_ids |= ids
+
+        self._database.write(insert)
 
     def add_feedback(self, feedback: Feedback) -> None:
         """Keep what somebody says of an answer.
@@ -109,7 +80,8 @@ class PredictionLog:
             UnknownPredictionError: There is no such answer.
             LogUnavailableError: It could not be kept.
         """
-        with _available(), self._engine.begin() as connection:
+
+        def insert(connection: Connection) -> None:
             known = connection.scalar(
                 select(func.count()).select_from(PREDICTIONS).where(PREDICTIONS.c.id == feedback.prediction_id)
             )
@@ -121,14 +93,16 @@ class PredictionLog:
                 )
             )
 
+        self._database.write(insert)
+
     def count(self) -> int:
         """How many answers are kept.
 
         Raises:
             LogUnavailableError: The database cannot be read.
         """
-        with _available(), self._engine.connect() as connection:
-            return int(connection.scalar(select(func.count()).select_from(PREDICTIONS)) or 0)
+        ((answers,),) = self.rows(select(func.count()).select_from(PREDICTIONS))
+        return int(answers)
 
     def predictions(
         self,
@@ -154,9 +128,8 @@ class PredictionLog:
             query = query.where(PREDICTIONS.c.time < until)
         if model_version:
             query = query.where(MODELS.c.version == model_version)
-        with _available(), self._engine.connect() as connection:
-            for row in connection.execution_options(yield_per=_BATCH).execute(query.order_by(PREDICTIONS.c.time)):
-                yield _to_prediction(row._mapping)
+        for row in self.rows(query.order_by(PREDICTIONS.c.time)):
+            yield _to_prediction(row._mapping)
 
     def feedback(self, prediction_id: UUID | None = None) -> Iterator[Feedback]:
         """What people have said, oldest first; of one answer or of all.
@@ -167,9 +140,8 @@ class PredictionLog:
         query = select(FEEDBACK).order_by(FEEDBACK.c.id)
         if prediction_id:
             query = query.where(FEEDBACK.c.prediction_id == prediction_id)
-        with _available(), self._engine.connect() as connection:
-            for row in connection.execution_options(yield_per=_BATCH).execute(query):
-                yield Feedback(row.prediction_id, row.time, tuple(row.genres))
+        for row in self.rows(query):
+            yield Feedback(row.prediction_id, row.time, tuple(row.genres))
 
     def latest_feedback(self, ids: Sequence[UUID]) -> dict[UUID, tuple[str, ...]]:
         """The true genres of some answers, as they were said last; answers that nobody spoke of are missing.
@@ -178,8 +150,7 @@ class PredictionLog:
             LogUnavailableError: The database cannot be read.
         """
         query = select(FEEDBACK).where(FEEDBACK.c.prediction_id.in_(ids)).order_by(FEEDBACK.c.id)
-        with _available(), self._engine.connect() as connection:
-            return {row.prediction_id: tuple(row.genres) for row in connection.execute(query)}
+        return {row.prediction_id: tuple(row.genres) for row in self.rows(query)}
 
     def rows(self, query: Select[Any]) -> Iterator[Row[Any]]:
         """What a query over the tables of `schema` finds, in bounded memory.
@@ -187,8 +158,7 @@ class PredictionLog:
         Raises:
             LogUnavailableError: The database cannot be read.
         """
-        with _available(), self._engine.connect() as connection:
-            yield from connection.execution_options(yield_per=_BATCH).execute(query)
+        return self._database.rows(query)
 
     def write(self, *statements: Executable) -> None:
         """Change what the tables of `schema` hold, in one transaction.
@@ -196,9 +166,12 @@ class PredictionLog:
         Raises:
             LogUnavailableError: Nothing was changed, or the database did not say.
         """
-        with _available(), self._engine.begin() as connection:
+
+        def execute(connection: Connection) -> None:
             for statement in statements:
                 connection.execute(statement)
+
+        self._database.write(execute)
 
     def delete(self, ids: Sequence[UUID]) -> int:
         """Remove answers, what was said of them, and the kept pictures that no other answer is about.
@@ -214,9 +187,12 @@ class PredictionLog:
         if self._pictures is not None:
             with _removable():
                 self._pictures.remove(self._contents_of_only(ids))
-        with _available(), self._engine.begin() as connection:
+
+        def remove(connection: Connection) -> int:
             connection.execute(delete(FEEDBACK).where(FEEDBACK.c.prediction_id.in_(ids)))
             return connection.execute(delete(PREDICTIONS).where(PREDICTIONS.c.id.in_(ids))).rowcount
+
+        return self._database.write(remove)
 
     def delete_before(self, moment: datetime) -> int:
         """Remove all answers older than a moment, and what belongs to them.
@@ -242,7 +218,7 @@ class PredictionLog:
             LogUnavailableError: As `delete` does.
         """
         old = select(PREDICTIONS.c.id).where(PREDICTIONS.c.time < moment).limit(_BATCH)
-        while ids := self._ids(old):
+        while ids := [row.id for row in self.rows(old)]:
             yield self.delete(ids)
         if self._pictures is None:
             return
@@ -254,11 +230,7 @@ class PredictionLog:
 
     def close(self) -> None:
         """Close all connections."""
-        self._engine.dispose()
-
-    def _ids(self, query: Select[tuple[UUID]]) -> list[UUID]:
-        with _available(), self._engine.connect() as connection:
-            return [row.id for row in connection.execute(query)]
+        self._database.close()
 
     def _contents_of_only(self, ids: Sequence[UUID]) -> set[str]:
         """The pictures that these answers are about, and no other."""
@@ -273,32 +245,15 @@ class PredictionLog:
         return {row.content_sha256 for row in self.rows(select(content).where(content.in_(contents)).distinct())}
 
     def _model_id(self, connection: Connection, prediction: LoggedPrediction) -> int:
-        key = self._model_key(prediction)
-        if known := self._model_ids.get(key):
-            return known
-        name, version = key
-        connection.execute(
-            self._insert_model,
-            {"name": name, "version": version, "genres": list(prediction.genres)},
-        )
-        return int(
+        name, version = _model_key(prediction)
+        query = select(MODELS.c.id).where(MODELS.c.name == name, MODELS.c.version == version)
+        known = connection.scalar(query)
+        if known is None:
             connection.execute(
-                select(MODELS.c.id).where(MODELS.c.name == name, MODELS.c.version == version)
-            ).scalar_one()
-        )
-
-    @staticmethod
-    def _model_key(prediction: LoggedPrediction) -> tuple[str, str]:
-        return prediction.model_name, prediction.model_version
-
-
-@contextmanager
-def _available() -> Iterator[None]:
-    try:
-        yield
-    except SQLAlchemyError as error:
-        # What the driver says may name hosts and users; it belongs into the server's log.
-        raise LogUnavailableError("the prediction log cannot be reached") from error
+                self._insert_model, {"name": name, "version": version, "genres": list(prediction.genres)}
+            )
+            known = connection.scalars(query).one()
+        return int(known)
 
 
 @contextmanager
@@ -309,21 +264,8 @@ def _removable() -> Iterator[None]:
         raise LogUnavailableError(f"kept pictures cannot be removed: {error.strerror or error}") from error
 
 
-def _create_engine(url: str) -> Engine:
-    parsed = parse_log_url(url)
-    if parsed.get_backend_name() == "postgresql":
-        options = f"-c statement_timeout={_STATEMENT_SECONDS * 1000}"
-        connect = {"connect_timeout": _CONNECT_SECONDS, "options": options, **_NOTICING_A_DEAD_NETWORK}
-        return create_engine(parsed, pool_pre_ping=True, connect_args=connect)
-    engine = create_engine(parsed, connect_args={"timeout": _STATEMENT_SECONDS})
-    event.listen(engine, "connect", _prepare_sqlite)
-    return engine
-
-
-def _prepare_sqlite(connection: Any, _: Any) -> None:
-    """Readers do not stop writers; a commit is on the disk before it returns."""
-    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
-        connection.execute(f"PRAGMA {pragma}")
+def _model_key(prediction: LoggedPrediction) -> tuple[str, str]:
+    return prediction.model_name, prediction.model_version
 
 
 def _to_row(prediction: LoggedPrediction, model_id: int) -> dict[str, Any]:

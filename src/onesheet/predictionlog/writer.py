@@ -7,11 +7,17 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
-from typing import Final
+from concurrent.futures import Future, InvalidStateError
+from contextlib import suppress
+from typing import TYPE_CHECKING, Final
+
+import structlog
 
 from onesheet.errors import LogUnavailableError
 from onesheet.predictionlog.records import LoggedPrediction
+
+if TYPE_CHECKING:
+    from structlog.typing import FilteringBoundLogger
 
 _GROUP: Final = 500
 # Behind a database that hangs; what waits holds memory, and those who wait for it have left long before.
@@ -19,8 +25,12 @@ _MOST_WAITING: Final = 2000
 # While answers keep coming, each group gathers this long: half as many commits cost half as much.
 _GATHER_SECONDS: Final = 0.004
 _BUSY_SECONDS: Final = 0.02
+# Of an end; a database that hangs takes longer, and nobody waits for what is written then.
+_CLOSING_SECONDS: Final = 5.0
 
 _Entry = tuple[LoggedPrediction, "Future[None]"]
+
+logger: FilteringBoundLogger = structlog.get_logger(__name__)
 
 
 class GroupWriter:
@@ -51,42 +61,55 @@ class GroupWriter:
         return written
 
     def close(self) -> None:
-        """Write what is waiting, then stop."""
+        """Write what is waiting, for a few seconds at most, then stop."""
         self._waiting.put(None)
-        self._thread.join()
+        self._thread.join(_CLOSING_SECONDS)
+        if self._thread.is_alive():
+            logger.warning("the last answers are not in the prediction log", waiting=self._waiting.qsize())
 
     def _work(self) -> None:
-        while entries := self._next_group():
-            group = [entry for entry in entries if entry[1].set_running_or_notify_cancel()]
-            if not group:
-                continue
+        is_open = True
+        while is_open:
+            group: list[_Entry] = []
             try:
-                self._append([prediction for prediction, _ in group])
-            except Exception as error:  # noqa: BLE001  it is the waiting requests' to hear
-                # Whatever it was, the others must not wait for ever; the service logs it.
-                failure = error if isinstance(error, LogUnavailableError) else LogUnavailableError()
-                failure.__cause__ = failure.__cause__ or error
-                for _, written in group:
-                    written.set_exception(failure)
-            else:
-                for _, written in group:
-                    written.set_result(None)
+                is_open = self._gather(group)
+                self._write(group)
+            except BaseException as error:
+                # Whatever it was, those in this group must not wait for ever, and those in the next are served.
+                if not isinstance(error, LogUnavailableError):
+                    logger.exception("the writer of the prediction log failed", answers=len(group))
+                _fail(group, error)
             self._written = time.monotonic()
 
-    def _next_group(self) -> list[_Entry]:
-        """Wait for an answer and take those that have gathered behind it; empty at the end."""
-        group: list[_Entry] = []
+    def _gather(self, group: list[_Entry]) -> bool:
+        """Wait for an answer and take those that have gathered behind it.
+
+        Returns:
+            False when the end has come.
+        """
         while len(group) < _GROUP:
             try:
                 entry = self._waiting.get(block=not group)
             except queue.Empty:
                 break
             if entry is None:
-                # For the next call, when what came before it is written.
-                if group:
-                    self._waiting.put(None)
-                break
+                return False
             if not group and time.monotonic() - self._written < _BUSY_SECONDS:
                 time.sleep(_GATHER_SECONDS)
-            group.append(entry)
-        return group
+            if entry[1].set_running_or_notify_cancel():
+                group.append(entry)
+        return True
+
+    def _write(self, group: Sequence[_Entry]) -> None:
+        if group:
+            self._append([prediction for prediction, _ in group])
+        for _, written in group:
+            written.set_result(None)
+
+
+def _fail(group: Sequence[_Entry], error: BaseException) -> None:
+    failure = error if isinstance(error, LogUnavailableError) else LogUnavailableError()
+    failure.__cause__ = failure.__cause__ or (error if error is not failure else None)
+    for _, written in group:
+        with suppress(InvalidStateError):  # it was written
+            written.set_exception(failure)
