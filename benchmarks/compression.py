@@ -30,11 +30,12 @@ from onnxruntime.quantization import QuantType, quantize_dynamic
 from torch.nn.utils import prune
 
 from onesheet.bundle import Bundle, load_bundle
+from onesheet.contract import INPUT, OUTPUTS
 from onesheet.data.manifest import MANIFEST_FILE, Manifest, read_manifest
 from onesheet.evaluation.metrics import multilabel_metrics
 from onesheet.export.graph import BundleGraph, to_onnx
 from onesheet.export.quantize import CALIBRATION_POSTERS, quantize
-from onesheet.predictor import INPUT, OUTPUTS, map_batches, open_session
+from onesheet.predictor import map_batches, open_session
 from onesheet.training.checkpoint import load_checkpoint
 
 ROUNDS = 60

@@ -231,7 +231,7 @@ def bundle_page() -> str:
 
     head = f"""# The bundle
 
-A folder, or a `.tar.gz` of it, at most 64 files and 2 GiB together. Data only, never a pickle. What it is for is in
+A folder, or a `.tar.gz` of it, at most 64 files and 1 GiB together. Data only, never a pickle. What it is for is in
 [Why there is a bundle](../explanation/why-the-bundle.md).
 
 | file | holds |

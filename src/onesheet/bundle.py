@@ -15,7 +15,7 @@ import math
 import tarfile
 import tempfile
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from importlib import resources
@@ -46,8 +46,12 @@ REFERENCE_FILE: Final = "reference.parquet"
 CARD_FILE: Final = "MODEL_CARD.md"
 REQUIRED_FILES: Final = (MODEL_FILE, REFERENCE_FILE, CARD_FILE)
 
-_MAX_BYTES: Final = 2 * 2**30
+# A large network in fp32 and int8 is half of it.
+_MAX_BYTES: Final = 2**30
 _MAX_FILES: Final = 64
+# Weights hardly get smaller by compression. What does, much more than small files of text, is not unpacked.
+_MAX_RATIO: Final = 20
+_ANY_RATIO_BYTES: Final = 64 * 2**20
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 Precision = Literal["fp32", "int8"]
@@ -182,16 +186,25 @@ def load_bundle(ref: str | Path = STARTER) -> Bundle:
     return Bundle(metadata, listed)
 
 
-def write_bundle(metadata: Mapping[str, Any], files: Mapping[str, bytes], out: Path) -> Bundle:
+def write_bundle(
+    metadata: Mapping[str, Any],
+    files: Mapping[str, bytes],
+    out: Path,
+    accept: Callable[[Bundle], None] | None = None,
+) -> Bundle:
     """Write a bundle as the folder `out` and as `out` + `.tar.gz`; neither is ever there half-written.
 
     Args:
         metadata: The fields of `BundleMetadata` but `schema_version` and `files`, which are filled in here.
         files: Content of every other file, by name.
         out: Folder to create; an older bundle there is replaced.
+        accept: Raises where the bundle does not work; then nothing is written.
 
     Returns:
         The bundle as `load_bundle` reads it back.
+
+    Raises:
+        BundleError: There is something else at `out`; or whatever `accept` raises.
     """
     hashes = {name: hashlib.sha256(content).hexdigest() for name, content in sorted(files.items())}
     document = BundleMetadata.model_validate(
@@ -209,6 +222,8 @@ def write_bundle(metadata: Mapping[str, Any], files: Mapping[str, bytes], out: P
         with tarfile.open(archive, "w:gz") as tar:
             tar.add(folder, arcname=out.name)
         bundle = load_bundle(folder)
+        if accept is not None:
+            accept(bundle)
         if out.exists():
             out.rename(Path(scratch, "replaced"))
         folder.rename(out)
@@ -263,7 +278,7 @@ def _read_archive(name: str, file: BinaryIO) -> dict[str, bytes]:
     files: dict[str, bytes] = {}
     total = 0
     try:
-        with tarfile.open(fileobj=_BoundedGzip(fileobj=file), mode="r:") as tar:
+        with tarfile.open(fileobj=_BoundedGzip(file), mode="r:") as tar:
             for count, member in enumerate(tar, start=1):
                 total += member.size
                 _check_size(count, total)
@@ -276,12 +291,28 @@ def _read_archive(name: str, file: BinaryIO) -> dict[str, bytes]:
 
 
 class _BoundedGzip(gzip.GzipFile):
-    """Unpacks no more than a bundle may hold: a few kilobytes can stand for terabytes."""
+    """Unpacks no more than a bundle may hold, and than its packed size makes likely: a few kilobytes can be terabytes.
+
+    Args:
+        packed: The archive; seekable.
+    """
+
+    def __init__(self, packed: BinaryIO) -> None:
+        size = packed.seek(0, io.SEEK_END)
+        packed.seek(0)
+        self._likely = max(_ANY_RATIO_BYTES, _MAX_RATIO * size)
+        super().__init__(fileobj=packed)
 
     def read(self, size: int | None = -1) -> bytes:
         if size is None or size < 0:
             raise tarfile.ReadError("a member of negative size")
-        _check_size(0, self.tell() + size)
+        end = self.tell() + size
+        _check_size(0, end)
+        if end > self._likely:
+            raise BundleError(
+                f"too large for a bundle: the archive unpacks to more than {self._likely // 2**20} MiB, "
+                f"{_MAX_RATIO} times its own size"
+            )
         return super().read(size)
 
 
@@ -297,7 +328,7 @@ def _read_remote(ref: str) -> dict[str, bytes]:
     try:
         found = filesystem.find(path, maxdepth=1, detail=True)
         _check_size(len(found), sum(int(entry["size"]) for entry in found.values()))
-        contents = {str(name): bytes(filesystem.cat_file(name)) for name in found}
+        contents = {str(name): bytes(filesystem.cat_file(name, end=entry["size"])) for name, entry in found.items()}
     except BundleError:
         raise
     except Exception as error:  # each file system has errors of its own

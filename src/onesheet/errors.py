@@ -206,6 +206,17 @@ class VerificationError(BundleError):
     title = "The version does not work"
 
 
+class ModelError(OnesheetError):
+    """A model that was loaded fails on a picture, or says something that makes no sense."""
+
+    code = "model_failed"
+    status = 500
+    title = "The model failed"
+
+    def __init__(self, message: str | None = None) -> None:
+        super().__init__(message or "the model cannot answer this picture; the server's log says why")
+
+
 class NotReadyError(OnesheetError):
     """The model is still being loaded."""
 

@@ -13,16 +13,15 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar, cast, overload
 
 import numpy as np
 
-from onesheet.bundle import CARD_FILE, REFERENCE_FILE, Bundle, BundleMetadata, Precision, load_bundle
-from onesheet.errors import BundleCorruptError, ImageError, InvalidRequestError
+from onesheet.bundle import CARD_FILE, INT8_FILE, MODEL_FILE, REFERENCE_FILE, Bundle, Precision, load_bundle
+from onesheet.contract import INPUT, OUTPUTS, check_outputs, check_signature
+from onesheet.errors import BundleCorruptError, ImageError, InvalidRequestError, ModelError
 from onesheet.image import DEFAULT_LIMITS, ImageLimits, ImageSource, Picture, load_picture
 from onesheet.refs import STARTER
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-INPUT: Final = "images"
-OUTPUTS: Final = ("probabilities", "embedding")
 DEFAULT_TOP_K: Final = 5
 
 _BATCH: Final = 8
@@ -77,7 +76,7 @@ class Predictor:
 
     Each picture or batch runs on one thread, which is the fastest way to use a CPU with this kind of network; several
     run side by side in `predict` of a list, in `predict_each`, and in a server's worker threads. `reference` and
-    `card` are the bundle's `reference.parquet`, as it is, and `MODEL_CARD.md`.
+    `card` are the bundle's `reference.parquet`, as it is, and `MODEL_CARD.md`; `file` names the graph that answers.
 
     Args:
         bundle: The model and everything that travels with it.
@@ -102,8 +101,9 @@ class Predictor:
         self.card = bundle.files[CARD_FILE].decode(errors="replace")
         self.limits = limits
         self.threads = threads or usable_cores()
-        self._session = open_session(bundle.graph(precision))
-        _check_contract(self._session, bundle.metadata)
+        self.file = INT8_FILE if precision == "int8" else MODEL_FILE
+        self._session, self._stop = open_session(bundle.graph(precision)), run_options()
+        check_signature(self._session, bundle.metadata)
         self._thresholds = np.array([bundle.metadata.thresholds[genre] for genre in self.genres], dtype=np.float32)
 
     @property
@@ -177,14 +177,20 @@ class Predictor:
 
         Returns:
             `(probabilities [N, G], embedding [N, D])`, both float32.
+
+        Raises:
+            ModelError: The graph fails, gives something else, or was stopped.
         """
-        probabilities, embedding = self._session.run(OUTPUTS, {INPUT: pixels})
+        try:
+            probabilities, embedding = self._session.run(OUTPUTS, {INPUT: pixels}, self._stop)
+        except Exception as error:
+            raise ModelError from error
+        check_outputs(probabilities, embedding, len(pixels), len(self.genres))
         return probabilities, embedding
 
-    def warm_up(self) -> None:
-        """Answer a blank picture, so that the first real one finds everything in place."""
-        spec = self.metadata.preprocess
-        self.run(np.zeros((1, spec.height, spec.width, 3), np.uint8))
+    def stop(self) -> None:
+        """End all runs that are under way, and let none begin: each raises ModelError."""
+        self._stop.terminate = True
 
     def check_options(self, threshold: float | None, top_k: int | None) -> None:
         """Refuse options that are out of range.
@@ -306,6 +312,13 @@ def usable_cores() -> int:
         return cores
 
 
+def run_options() -> Any:
+    """ONNX Runtime's switch for the runs that are given it: `terminate = True` ends them."""
+    import onnxruntime as ort
+
+    return ort.RunOptions()
+
+
 def open_session(model: bytes) -> Any:
     """Start ONNX Runtime on a graph: one thread a call, no telemetry, nothing printed.
 
@@ -325,20 +338,3 @@ def open_session(model: bytes) -> Any:
         return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     except Exception as error:
         raise BundleCorruptError("the model of the bundle is not a graph that ONNX Runtime can run") from error
-
-
-def _check_contract(session: Any, metadata: BundleMetadata) -> None:
-    """Hold a graph to the inputs and outputs that every bundle promises, for any number of pictures."""
-    spec = metadata.preprocess
-    inputs, outputs = _signature(session.get_inputs()), _signature(session.get_outputs())
-    _, embedding_shape = outputs.get("embedding", ("", []))
-    if inputs != {INPUT: ("tensor(uint8)", [None, spec.height, spec.width, 3])} or outputs != {
-        "probabilities": ("tensor(float)", [None, len(metadata.genres)]),
-        "embedding": ("tensor(float)", [None, *embedding_shape[-1:]]),
-    }:
-        raise BundleCorruptError("the model's inputs and outputs are not those that the bundle describes")
-
-
-def _signature(nodes: Sequence[Any]) -> dict[str, tuple[str, list[int | None]]]:
-    """Type and shape of each input or output; None for a size that is free."""
-    return {node.name: (node.type, [size if isinstance(size, int) else None for size in node.shape]) for node in nodes}

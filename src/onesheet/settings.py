@@ -96,6 +96,11 @@ class Settings(BaseSettings):
     precision: Literal["fp32", "int8"] = Field(
         "fp32", description="Graph of the bundle that answers; int8 is faster and a little less exact."
     )
+    load_seconds: float = Field(
+        300.0,
+        gt=0,
+        description="In which a service has to have loaded and tried a bundle; later, it is refused.",
+    )
     data_source: str = Field(
         "https://github.com/laxmimerit/Movies-Poster_Dataset",
         description="Where `onesheet data fetch` gets posters when no source is named.",

@@ -40,7 +40,9 @@ LIGHT_MODULES = [
     and ".migrations." not in name  # Alembic runs
 ]
 # Used where it is installed; without it, one route of the API says so and the others answer.
-OPTIONAL = {name: {"pyarrow", "pyarrow.parquet"} for name in ("onesheet.similar", "onesheet.parquet")}
+OPTIONAL = {
+    name: {"pyarrow", "pyarrow.parquet"} for name in ("onesheet.acceptance", "onesheet.similar", "onesheet.parquet")
+}
 # BentoML itself brings fsspec, and its service reads the settings when it is imported.
 BENTOML_MODULES = ("onesheet.serving.bento", "onesheet.serving.bento_app")
 

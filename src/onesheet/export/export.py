@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from onesheet.acceptance import accept_bundle
 from onesheet.bundle import CARD_FILE, INT8_FILE, MODEL_FILE, REFERENCE_FILE, Bundle, Calibration, write_bundle
+from onesheet.contract import INPUT, OUTPUTS
 from onesheet.data.manifest import MANIFEST_FILE, Manifest, read_manifest
 from onesheet.errors import ExportError
 from onesheet.evaluation.baselines import baselines
@@ -24,7 +26,7 @@ from onesheet.export.parity import check_parity
 from onesheet.export.quantize import CALIBRATION_POSTERS, MAX_LOSS, MIN_SPEEDUP, quantize, speedup
 from onesheet.export.reference import reference_table
 from onesheet.image import Picture, PreprocessSpec
-from onesheet.predictor import INPUT, OUTPUTS, map_batches, open_session, usable_cores
+from onesheet.predictor import map_batches, open_session, usable_cores
 from onesheet.training.checkpoint import Checkpoint, load_checkpoint
 from onesheet.training.requirements import PARITY_POSTERS, export_obstacles
 
@@ -89,6 +91,7 @@ def export(
         CheckpointError: The checkpoint is none of ours.
         ExportError: The posters are not those it was trained with, or too few for the checks.
         ParityError: Torch and ONNX disagree; nothing is written.
+        BundleError: The bundle would not work; nothing is written.
     """
     begin = on_step or (lambda _: None)
     begin("Reading checkpoint and posters")
@@ -128,7 +131,7 @@ def export(
     metadata = _metadata(checkpoint, manifest, spec, decision, metrics)
     metadata |= {"name": name or metadata["name"], "version": version or metadata["version"]}
     files[CARD_FILE] = model_card(metadata, {name: len(content) for name, content in files.items()}).encode()
-    return write_bundle(metadata, files, out)
+    return write_bundle(metadata, files, out, accept_bundle)
 
 
 def _training_manifest(checkpoint: Checkpoint, raw: Path | None, processed: Path | None) -> Manifest:

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, cast
 import torch
 from torch import Tensor, nn
 
+from onesheet.contract import INPUT, OUTPUTS
 from onesheet.errors import ExportError, reason
-from onesheet.predictor import INPUT, OUTPUTS
 
 if TYPE_CHECKING:
     import onnx

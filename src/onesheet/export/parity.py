@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 import torch
 
+from onesheet.contract import INPUT, OUTPUTS
 from onesheet.errors import ExportError, ParityError
-from onesheet.predictor import INPUT, OUTPUTS, open_session
+from onesheet.predictor import open_session
 from onesheet.training.requirements import PARITY_POSTERS
 
 if TYPE_CHECKING:

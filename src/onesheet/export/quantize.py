@@ -17,8 +17,9 @@ from onnxruntime.quantization import (
 )
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
+from onesheet.contract import INPUT, OUTPUTS
 from onesheet.errors import ExportError, reason
-from onesheet.predictor import INPUT, OUTPUTS, open_session
+from onesheet.predictor import open_session
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

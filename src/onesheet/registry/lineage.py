@@ -12,6 +12,7 @@ from typing import Any, Final
 
 import yaml
 
+from onesheet.acceptance import accept_bundle
 from onesheet.bundle import METADATA_FILE, Bundle, load_bundle
 from onesheet.data.manifest import MANIFEST_FILE, read_manifest
 from onesheet.errors import DataError
@@ -48,10 +49,11 @@ def submission(ref: str, run_dir: Path | None, processed: Path, raw: Path) -> It
         raw: Folder of the raw posters; `<raw>.dvc` beside it names their version.
 
     Raises:
-        BundleError: It cannot be read.
+        BundleError: It cannot be read, or does not work.
         TrainingError: The folder holds no run.
     """
     bundle = load_bundle(ref)
+    accept_bundle(bundle)
     with TemporaryDirectory(prefix="onesheet-") as scratch:
         folder = Path(scratch)
         _write_bundle(bundle, folder / BUNDLE_FOLDER)

@@ -34,13 +34,14 @@ class SharedChoice:
         Raises:
             BundleError: It cannot be read.
         """
-        bundle = load_bundle(ref)
+        # First, because a load that was given up may go on later, and must not remove what others keep then.
         chosen = self.read()
         for copy in self._path.parent.glob(f"{self._path.name}-*"):
             if chosen is None or str(copy) != chosen[0]:
                 shutil.rmtree(copy, ignore_errors=True)
+        bundle = load_bundle(ref)
         place = self._path.with_name(f"{self._path.name}-{uuid4().hex}")
-        place.mkdir()
+        place.mkdir(parents=True)  # systems tidy up their temporary folders
         for name, content in {METADATA_FILE: bundle.metadata.model_dump_json().encode(), **bundle.files}.items():
             (place / name).write_bytes(content)
         return str(place)

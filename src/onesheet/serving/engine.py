@@ -10,23 +10,31 @@ import hashlib
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
+from weakref import WeakSet
 
 import numpy as np
+import structlog
 
-from onesheet.errors import NotReadyError, OverloadedError
+from onesheet.errors import ModelError, NotReadyError, OverloadedError
 from onesheet.image_statistics import image_statistics
 
 if TYPE_CHECKING:
+    from structlog.typing import FilteringBoundLogger
+
     from onesheet.image import Picture
     from onesheet.predictor import Prediction, Predictor
 
 # How fast the estimate of a picture's service time follows the last ones.
 _SMOOTHING: Final = 0.05
 _FIRST_GUESS_SECONDS: Final = 0.02
+# More than a batch takes; then only a graph with a loop is still at work.
+_CLOSING_SECONDS: Final = 5.0
+
+logger: FilteringBoundLogger = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +99,8 @@ class Engine:
         patience: float,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
-        self.predictor = predictor
+        self._used: WeakSet[Predictor] = WeakSet()
+        self.replace(predictor)
         self._threads = threads
         self._max_waiting = max_waiting
         self._max_batch = max_batch
@@ -153,36 +162,61 @@ class Engine:
     def replace(self, predictor: Predictor) -> None:
         """Let another predictor answer all pictures whose turn comes from now on."""
         self.predictor = predictor
+        self._used.add(predictor)
 
     def close(self) -> None:
-        """Answer what is queued, then stop the threads."""
+        """Answer what is queued, then stop the threads; a model that does not end by itself is stopped."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
+        deadline = time.monotonic() + self._patience + _CLOSING_SECONDS
         for worker in self._workers:
-            worker.join()
+            worker.join(max(0.0, deadline - time.monotonic()))
+        if any(worker.is_alive() for worker in self._workers):
+            logger.error("the model did not end and was stopped", seconds=self._patience + _CLOSING_SECONDS)
+            for predictor in self._used:
+                predictor.stop()
+            for worker in self._workers:
+                worker.join(_CLOSING_SECONDS)
 
     def _work(self) -> None:
-        while jobs := self._take():
-            wanted = [job for job in jobs if self._still_wanted(job)]
-            began = self._clock()
-            if wanted:
-                self._answer(wanted, began)
-            took = self._clock() - began
-            with self._changed:
-                self._busy -= len(jobs)
-                if wanted:
-                    self._seconds_each += _SMOOTHING * (took / len(wanted) - self._seconds_each)
+        is_open = True
+        while is_open:
+            jobs: list[_Job] = []
+            try:
+                is_open = self._take(jobs)
+                self._answer_those_wanted(jobs)
+            except BaseException as error:
+                # Whatever it was, its clients must not wait for ever, and the next are answered.
+                logger.exception("unexpected error of the engine", pictures=len(jobs))
+                _fail(jobs, error)
+            finally:
+                with self._changed:
+                    self._busy -= len(jobs)
 
-    def _take(self) -> list[_Job]:
-        """Wait for pictures and take a fair share of those that wait; empty when the engine is closed and idle."""
+    def _take(self, jobs: list[_Job]) -> bool:
+        """Wait for pictures and take a fair share of those that wait.
+
+        Returns:
+            False when the engine is closed and idle.
+        """
         with self._changed:
             while not self._waiting and not self._closed:
                 self._changed.wait()
-            share = min(self._max_batch, -(-len(self._waiting) // self._threads))
-            jobs = [self._waiting.popleft() for _ in range(share)]
-            self._busy += len(jobs)
-        return jobs
+            for _ in range(min(self._max_batch, -(-len(self._waiting) // self._threads))):
+                jobs.append(self._waiting.popleft())
+                self._busy += 1
+        return bool(jobs)
+
+    def _answer_those_wanted(self, jobs: Sequence[_Job]) -> None:
+        wanted = [job for job in jobs if self._still_wanted(job)]
+        if not wanted:
+            return
+        began = self._clock()
+        self._answer(wanted, began)
+        took = self._clock() - began
+        with self._changed:
+            self._seconds_each += _SMOOTHING * (took / len(wanted) - self._seconds_each)
 
     def _still_wanted(self, job: _Job) -> bool:
         if not job.future.set_running_or_notify_cancel():
@@ -222,7 +256,19 @@ class Engine:
                     batch=len(read),
                 )
                 job.future.set_result(answer)
+        except ModelError as error:
+            if len(read) > 1:  # one of them may be at fault
+                for job, _, _ in read:
+                    self._answer([job], began)
+                return
+            metadata = predictor.metadata
+            logger.exception("the model failed", name=metadata.name, version=metadata.version)
+            _fail([job for job, _, _ in read], error)
         except Exception as error:  # noqa: BLE001  it is the client's to hear
-            for job, _, _ in read:
-                if not job.future.done():
-                    job.future.set_exception(error)
+            _fail([job for job, _, _ in read], error)
+
+
+def _fail(jobs: Sequence[_Job], error: BaseException) -> None:
+    for job in jobs:
+        if not job.future.done():
+            job.future.set_exception(error)

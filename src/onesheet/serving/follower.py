@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import TYPE_CHECKING
 
 import structlog
@@ -10,6 +11,7 @@ import structlog
 from onesheet.errors import OnesheetError, RegistryError
 from onesheet.refs import REGISTRY_PREFIX
 from onesheet.registry import open_registry
+from onesheet.serving.background import in_daemon
 
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
@@ -29,6 +31,7 @@ class AliasFollower:
     def __init__(self, settings: Settings) -> None:
         self._alias = settings.bundle.removeprefix(REGISTRY_PREFIX)
         self._registry = open_registry(settings)
+        self._seconds = settings.load_seconds
         self._taken: str | None = None
 
     @property
@@ -43,7 +46,8 @@ class AliasFollower:
             RegistryError: Nobody knows; the log of the service says why.
         """
         try:
-            version = await asyncio.to_thread(self._registry.find, self._alias)
+            async with asyncio.timeout(self._seconds):
+                version = await in_daemon(partial(self._registry.find, self._alias))
         except OnesheetError as error:
             logger.warning("registry not read", alias=self._alias, code=error.code, reason=error.message)
             raise error if isinstance(error, RegistryError) else RegistryError(error.message) from error

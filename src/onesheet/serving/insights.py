@@ -7,9 +7,11 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+from weakref import WeakSet
 
 import numpy as np
 
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
 # Each holds its picture in memory, and those before it may take half a second.
 _MOST_WAITING: Final = 16
 _RETRY_AFTER_SECONDS: Final = 5
+_CLOSING_SECONDS: Final = 5.0
 # Where the system gives threads a priority of their own; answers come first.
 _NICENESS: Final = 10
 
@@ -45,6 +48,8 @@ class Insights:
     def __init__(self, log: PredictionLog) -> None:
         self._log = log
         self._under_way = 0
+        self._running: set[Future[Any]] = set()
+        self._asked: WeakSet[Predictor] = WeakSet()
         self._known: tuple[Predictor, KnownPosters] | None = None
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="insights", initializer=_step_back)
 
@@ -55,6 +60,7 @@ class Insights:
             ImageError: The picture cannot be read.
             OverloadedError: Too many wait.
         """
+        self._asked.add(predictor)
         return await self._run(lambda: explain(predictor, predictor.read(data).pixels))
 
     async def similar(self, predictor: Predictor, data: bytes, count: int) -> Sequence[Neighbour]:
@@ -65,6 +71,7 @@ class Insights:
             MissingExtraError, BundleCorruptError: As `KnownPosters.read` does.
             OverloadedError: Too many wait.
         """
+        self._asked.add(predictor)
 
         def search() -> list[Neighbour]:
             _, embeddings = predictor.run(predictor.read(data).pixels[None])
@@ -102,15 +109,23 @@ class Insights:
         return await self._run(lambda: DriftRuns(self._log).report(run_id))
 
     def close(self) -> None:
-        """Finish what is under way."""
-        self._pool.shutdown(cancel_futures=True)
+        """Finish what is under way; a model that does not end by itself is stopped."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        _, unfinished = wait(set(self._running), _CLOSING_SECONDS)
+        if unfinished:
+            for predictor in self._asked:
+                predictor.stop()
+            wait(unfinished, _CLOSING_SECONDS)
 
     async def _run(self, work: Callable[[], _Result]) -> _Result:
         if self._under_way >= _MOST_WAITING:
             raise OverloadedError(retry_after=_RETRY_AFTER_SECONDS)
         self._under_way += 1
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._pool, work)
+            future = self._pool.submit(work)
+            self._running.add(future)
+            future.add_done_callback(self._running.discard)
+            return await asyncio.wrap_future(future)
         finally:
             self._under_way -= 1
 
@@ -133,6 +148,7 @@ def chosen_genres(predictor: Predictor, named: Sequence[str]) -> list[int]:
 
 
 def _step_back() -> None:
-    # Elsewhere a priority is the whole process's.
+    # Elsewhere a priority is the whole process's. A system that forbids it must not break the pool.
     if sys.platform == "linux":
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)
+        with suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Final
 
 import structlog
 
+from onesheet.errors import reason
+
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
 
@@ -77,8 +79,13 @@ class PictureKeeper:
                 self._pictures.keep(sha256, data)
             except OSError as error:
                 self._failed(error.strerror or str(error))
-            with self._lock:
-                self._held -= len(data)
+            except Exception as error:
+                # Whatever it was, the next picture may be kept.
+                logger.exception("unexpected error of the folder of pictures")
+                self._failed(reason(error))
+            finally:
+                with self._lock:
+                    self._held -= len(data)
 
     def _failed(self, reason: str) -> None:
         self._metrics.pictures_not_kept.inc()

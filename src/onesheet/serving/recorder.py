@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 import structlog
 
-from onesheet.errors import LogUnavailableError
+from onesheet.errors import LogUnavailableError, reason
 from onesheet.predictionlog import Feedback, GroupWriter, LoggedPrediction, PredictionLog, open_pictures
+from onesheet.serving.background import going_on
 from onesheet.serving.keeper import PictureKeeper
 
 if TYPE_CHECKING:
@@ -73,8 +74,8 @@ class Recorder:
                 await asyncio.wrap_future(self._writer.submit(record))
         except (LogUnavailableError, TimeoutError) as error:
             self._metrics.log_failures.inc()
-            reason = "it does not answer" if isinstance(error, TimeoutError) else str(error.__cause__ or error)
-            logger.warning("not in the prediction log", reason=reason)
+            why = "it does not answer" if isinstance(error, TimeoutError) else reason(error.__cause__ or error)
+            logger.warning("not in the prediction log", reason=why)
             if self._settings.log_failure == "refuse":
                 raise error if isinstance(error, LogUnavailableError) else LogUnavailableError() from error
             return False
@@ -99,15 +100,8 @@ class Recorder:
         """Remove answers, and their pictures, when they reach the age that the settings name; until cancelled."""
         days = self._settings.log_retention_days
         while days is not None:
-            moment, removed = datetime.now(UTC) - timedelta(days=days), 0
-            try:
-                await _to_its_end(self.prepare)
-                steps = self.log.deleting_before(moment)
-                while (some := await _to_its_end(next, steps, None)) is not None:
-                    removed += some
-                logger.info("old answers removed from the prediction log", removed=removed)
-            except LogUnavailableError as error:
-                logger.warning("old answers not removed from the prediction log", reason=str(error.__cause__))
+            with going_on("retention"):
+                await self._forget_older_than(datetime.now(UTC) - timedelta(days=days))
             await asyncio.sleep(_RETENTION_SECONDS)
 
     def close(self) -> None:
@@ -116,6 +110,17 @@ class Recorder:
         if self._pictures is not None:
             self._pictures.close()
         self.log.close()
+
+    async def _forget_older_than(self, moment: datetime) -> None:
+        removed = 0
+        try:
+            await _to_its_end(self.prepare)
+            steps = self.log.deleting_before(moment)
+            while (some := await _to_its_end(next, steps, None)) is not None:
+                removed += some
+            logger.info("old answers removed from the prediction log", removed=removed)
+        except LogUnavailableError as error:
+            logger.warning("old answers not removed from the prediction log", reason=reason(error.__cause__ or error))
 
     def _append(self, predictions: Sequence[LoggedPrediction]) -> None:
         self.prepare()

@@ -11,9 +11,12 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 from uuid import UUID, uuid4
 
+import structlog
+
 from onesheet.errors import BundleError, InvalidRequestError, LogUnavailableError, NotReadyError
 from onesheet.predictionlog import Feedback, LoggedPrediction
 from onesheet.predictor import Predictor, usable_cores
+from onesheet.serving.background import going_on
 from onesheet.serving.engine import Answer, Engine
 from onesheet.serving.follower import AliasFollower
 from onesheet.serving.loading import keep_for_all, load_for_service
@@ -21,6 +24,8 @@ from onesheet.serving.recorder import Recorder
 from onesheet.serving.shadow import Shadow
 
 if TYPE_CHECKING:
+    from structlog.typing import FilteringBoundLogger
+
     from onesheet.monitoring.metrics import Metrics
     from onesheet.predictor import Prediction
     from onesheet.serving.body import Upload
@@ -31,6 +36,8 @@ if TYPE_CHECKING:
 _WATCH_SECONDS: Final = 0.5
 
 Status: TypeAlias = Literal["ok", "loading", "failed"]
+
+logger: FilteringBoundLogger = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,13 +129,14 @@ class PredictionService:
 
     async def run(self) -> None:
         """Load the bundle, then another one whenever a process of this service chooses it; until cancelled."""
-        with suppress(LogUnavailableError):  # the first answer tells
+        with going_on("log"), suppress(LogUnavailableError):  # the first answer tells
             await asyncio.to_thread(self.recorder.prepare)
         if self._engine is None:
-            await self._start(self._chosen() or self._settings.bundle)
+            await self._start()
         self._tried_to_load.set()
         if self._settings.shadow_bundle:
-            await self._start_shadow(self._settings.shadow_bundle)
+            with going_on("shadow"):
+                await self._start_shadow(self._settings.shadow_bundle)
         await asyncio.gather(self._heed_choice(), self._follow_alias())
 
     async def wait_until_loaded(self, seconds: float) -> None:
@@ -145,30 +153,34 @@ class PredictionService:
         ref, self._choice_number = chosen
         return ref
 
-    async def _start(self, ref: str) -> None:
+    async def _start(self) -> None:
         """Load the first bundle; a failure is kept for those who ask, never raised."""
         try:
             if self._follower is None:
-                self._use(await load_for_service(ref, self._settings))
+                self._use(await load_for_service(self._chosen() or self._settings.bundle, self._settings))
             else:
                 await self._take_version(self._follower)
         except BundleError as error:
             self._failure = error
+        except Exception:
+            logger.exception("model not loaded")
+            self._failure = BundleError("the model could not be loaded; the server's log says why")
 
     async def _heed_choice(self) -> None:
         """Use what another process of this service has chosen."""
         while self._choice is not None:
             await asyncio.sleep(_WATCH_SECONDS)
-            async with self._replacing:  # else what is loaded here could replace what is chosen meanwhile
-                if ref := self._chosen():
-                    with suppress(BundleError), self._counted():
-                        self._use(await load_for_service(ref, self._settings))
+            with going_on("choice"):
+                async with self._replacing:  # else what is loaded here could replace what is chosen meanwhile
+                    if ref := self._chosen():
+                        with suppress(BundleError), self._counted():
+                            self._use(await load_for_service(ref, self._settings))
 
     async def _follow_alias(self) -> None:
         """Use the version that the alias stands for; while it cannot be had, the one before answers on."""
         while self._follower is not None:
             await asyncio.sleep(self._settings.follow_seconds or 0)
-            with suppress(BundleError):
+            with going_on("follow"), suppress(BundleError):
                 await self._take_version(self._follower)
 
     async def _take_version(self, follower: AliasFollower) -> None:
@@ -197,7 +209,7 @@ class PredictionService:
             )
         async with self._replacing:
             with self._counted():
-                place = ref if self._choice is None else await keep_for_all(ref, self._choice)
+                place = ref if self._choice is None else await keep_for_all(ref, self._settings, self._choice)
                 self._use(await load_for_service(place, self._settings))
             if self._choice is not None:
                 self._choice_number = self._choice.write(place)

@@ -64,25 +64,28 @@ class Shadow:
     def _write(self, answered: LoggedPrediction, scored: Future[Answer]) -> None:
         try:
             answer = scored.result()
+            record = _as_shadow(answered, answer)
+            self._metrics.shadow.labels("scored").inc()
+            self._keep(record).add_done_callback(self._told)
         except Exception as error:  # noqa: BLE001  whatever the second bundle does wrong, the first answers on
             logger.warning("the shadow bundle failed", reason=repr(error))
             self._metrics.shadow.labels("failed").inc()
-            return
-        prediction = answer.prediction
-        record = replace(
-            answered,
-            role="shadow",
-            model_name=prediction.model_name,
-            model_version=prediction.model_version,
-            genres=answer.genres,
-            probabilities=prediction.probabilities,
-            embedding=prediction.embedding,
-            predicted=tuple(score.label for score in prediction.predicted),
-            latency_ms=(answer.timings.decode + answer.timings.model) * 1e3,
-        )
-        self._metrics.shadow.labels("scored").inc()
-        self._keep(record).add_done_callback(self._told)
 
     def _told(self, written: Future[None]) -> None:
         if written.exception() is not None:
             self._metrics.log_failures.inc()
+
+
+def _as_shadow(answered: LoggedPrediction, answer: Answer) -> LoggedPrediction:
+    prediction = answer.prediction
+    return replace(
+        answered,
+        role="shadow",
+        model_name=prediction.model_name,
+        model_version=prediction.model_version,
+        genres=answer.genres,
+        probabilities=prediction.probabilities,
+        embedding=prediction.embedding,
+        predicted=tuple(score.label for score in prediction.predicted),
+        latency_ms=(answer.timings.decode + answer.timings.model) * 1e3,
+    )
