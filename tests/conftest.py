@@ -25,7 +25,7 @@ import pytest
 from filelock import FileLock
 from PIL import Image
 
-from onesheet.bundle import write_bundle
+from onesheet.bundle import load_bundle, write_bundle
 from onesheet.image import PreprocessSpec
 from onesheet.predictor import Predictor, load_predictor
 from tests import leak_check
@@ -111,6 +111,36 @@ def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     }
     write_bundle(_tiny_metadata(), files, folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def endless_bundle(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of the tiny bundle with a loop in its graph whose condition stays true."""
+    import onnx
+
+    bundle = load_bundle(tiny_bundle)
+    model = onnx.load_from_string(bundle.model)
+    _never_end(model.graph)
+    folder = tmp_path_factory.mktemp("endless") / "bundle"
+    metadata = bundle.metadata.model_dump(exclude={"files", "schema_version"})
+    write_bundle(metadata, {**bundle.files, "model.onnx": model.SerializeToString()}, folder)
+    return folder
+
+
+def _never_end(graph: Any) -> None:
+    from onnx import TensorProto, helper, numpy_helper
+
+    value = helper.make_tensor_value_info
+    body = helper.make_graph(
+        [helper.make_node("Identity", ["going"], ["going_on"]), helper.make_node("Identity", ["x"], ["x_after"])],
+        "body",
+        [value("i", TensorProto.INT64, []), value("going", TensorProto.BOOL, []), value("x", TensorProto.FLOAT, None)],
+        [value("going_on", TensorProto.BOOL, []), value("x_after", TensorProto.FLOAT, None)],
+    )
+    for node in graph.node:
+        node.output[:] = ["before" if name == "probabilities" else name for name in node.output]
+    graph.initializer.append(numpy_helper.from_array(np.array(True), "true"))
+    graph.node.append(helper.make_node("Loop", ["", "true", "before"], ["probabilities"], body=body))
 
 
 @pytest.fixture(scope="session")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import io
 import sys
 import threading
@@ -14,6 +15,7 @@ import pytest
 
 from onesheet import explanation, load_predictor
 from onesheet.bundle import load_bundle, write_bundle
+from onesheet.predictor import Predictor
 from onesheet.serving import create_app, insights
 from tests.processes import MAX_WAIT
 
@@ -84,15 +86,10 @@ async def test_another_bundle_knows_other_posters(settings, predictor, tiny_bund
     assert {one["id"] for one in after} == {"a", "b"}
 
 
-async def test_a_reference_without_embeddings_is_the_bundles_fault(
-    settings, tiny_bundle, tmp_path, connect, make_poster
-):
+async def test_a_reference_without_embeddings_is_the_bundles_fault(settings, tiny_bundle, connect, make_poster):
     bundle = load_bundle(tiny_bundle)
     files = {**bundle.files, "reference.parquet": b"PAR1"}
-    write_bundle(bundle.metadata.model_dump(exclude={"files", "schema_version"}), files, tmp_path / "other")
-    app = create_app(settings)
-    async with connect(app) as client:
-        await app.state.service._start(str(tmp_path / "other"))
+    async with connect(create_app(settings, Predictor(dataclasses.replace(bundle, files=files)))) as client:
         answer = await client.post("/similar", files={"file": make_poster()})
     assert (answer.status_code, answer.json()["type"]) == (503, "/problems/bundle_corrupt")
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import shutil
+import threading
 from functools import partial
 
 import anyio
 import pytest
 from pydantic import SecretStr
 
-from onesheet.serving import create_app, service
+from onesheet import acceptance
+from onesheet.bundle import load_bundle, write_bundle
+from onesheet.serving import create_app, loading, service
 from onesheet.serving.choice import SharedChoice
 from tests.processes import MAX_WAIT
 
@@ -53,6 +56,82 @@ async def test_a_bad_bundle_leaves_the_old_one_answering(client, damaged_bundle,
     assert answer.json()["model"]["version"] == "1.2.3"
     assert (await client.get("/readyz")).status_code == 200
     assert 'onesheet_model_swaps_total{outcome="refused"} 2.0' in (await client.get("/metrics")).text
+
+
+@pytest.fixture
+def spoil(tiny_bundle, tmp_path):
+    """`spoil("reference.parquet", b"")`: a bundle that holds this, with the right hash."""
+
+    def spoiled(name, content):
+        bundle = load_bundle(tiny_bundle)
+        metadata = bundle.metadata.model_dump(exclude={"files", "schema_version"}) | {"version": "9"}
+        write_bundle(metadata, {**bundle.files, name: content}, tmp_path / "spoiled")
+        return tmp_path / "spoiled"
+
+    return spoiled
+
+
+async def test_a_bundle_that_does_not_work_is_refused_with_the_file_and_the_fault(client, spoil, make_poster):
+    refused = await client.post("/admin/model", json={"bundle": str(spoil("reference.parquet", b""))}, headers=TOKEN)
+    assert (refused.status_code, refused.json()["type"]) == (422, "/problems/bundle_refused")
+    assert refused.json()["detail"] == "reference.parquet is no Parquet file; it has 0 bytes"
+    assert (await client.post("/predict", files={"file": make_poster()})).json()["model"]["version"] == "1.2.3"
+
+
+async def test_a_service_that_starts_with_such_a_bundle_is_not_ready_and_says_why(settings, connect, spoil):
+    app = create_app(settings.model_copy(update={"bundle": str(spoil("reference.parquet", b"garbage"))}))
+    async with app.router.lifespan_context(app), connect(app) as client:
+        with anyio.fail_after(60):
+            while (answer := (await client.get("/readyz")).json())["type"] == "/problems/not_ready":
+                await anyio.sleep(0.02)
+    assert (answer["status"], answer["type"]) == (503, "/problems/bundle_corrupt")
+    assert "reference.parquet" in answer["detail"]
+
+
+async def test_a_graph_that_does_not_end_is_refused_and_the_next_bundle_is_taken(
+    client, endless_bundle, next_bundle, monkeypatch
+):
+    monkeypatch.setattr(acceptance, "_SECONDS", 0.3)
+    refused = await client.post("/admin/model", json={"bundle": str(endless_bundle)}, headers=TOKEN)
+    assert refused.status_code == 422
+    assert "no answer within 0.3 s" in refused.json()["detail"]
+    assert (await client.post("/admin/model", json={"bundle": str(next_bundle)}, headers=TOKEN)).status_code == 200
+
+
+@pytest.fixture
+def hanging(monkeypatch):
+    """Bundles named `hangs` lie where reading never ends, until the end of the test."""
+    let_go, load = threading.Event(), loading.load_predictor
+
+    def load_or_hang(ref, **options):
+        if ref == "hangs":
+            let_go.wait()
+        return load(ref, **options)
+
+    monkeypatch.setattr(loading, "load_predictor", load_or_hang)
+    yield
+    let_go.set()
+
+
+@pytest.mark.usefixtures("hanging")
+async def test_a_place_that_hangs_is_given_up_and_the_next_bundle_is_taken(settings, predictor, connect, next_bundle):
+    app = create_app(settings.model_copy(update={"load_seconds": 0.2}), predictor)
+    async with connect(app) as client:
+        refused = await client.post("/admin/model", json={"bundle": "hangs"}, headers=TOKEN)
+        assert (refused.status_code, refused.json()["type"]) == (422, "/problems/bundle_refused")
+        assert refused.json()["detail"] == "not loaded within 0.2 s (ONESHEET_LOAD_SECONDS)"
+        app.state.service._settings = settings
+        taken = await client.post("/admin/model", json={"bundle": str(next_bundle)}, headers=TOKEN)
+        assert taken.json()["version"] == "2.0.0"
+
+
+@pytest.mark.usefixtures("hanging")
+async def test_a_service_whose_bundle_hangs_ends_when_it_is_told_to(settings):
+    app = create_app(settings.model_copy(update={"bundle": "hangs"}))
+    with anyio.fail_after(30):
+        async with app.router.lifespan_context(app):
+            while not any(thread.name == "in-daemon" for thread in threading.enumerate()):
+                await anyio.sleep(0.02)
 
 
 async def test_no_request_is_dropped_while_bundles_change(client, tiny_bundle, next_bundle, make_poster):
