@@ -6,12 +6,15 @@ import io
 import os
 import shutil
 import socket
+import sqlite3
 import struct
 import threading
 import time
 import zlib
 from collections import Counter
-from contextlib import contextmanager, suppress
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager, suppress
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import httpx
@@ -23,7 +26,6 @@ from tests.processes import MAX_WAIT, run_command
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 OPERATOR = "secret"
 
@@ -142,6 +144,61 @@ def test_a_full_disk_loses_no_answer(serving, load, make_poster, tmp_path):
         assert server.stop() == 0
 
 
+def test_a_log_that_is_replaced_under_the_service_loses_no_answer(serving, load, make_poster, tmp_path):
+    folder = tmp_path / "logs"
+    folder.mkdir()
+    path, backup, old = folder / "log.db", tmp_path / "backup.db", tmp_path / "old.db"
+    server = serving(LOG_URL=f"sqlite:///{path}", WORKERS="2")
+    server.wait_for_workers(2)
+    clients = load(server.url, make_poster())
+    clients.wait_for(8)
+    clients.stop()
+    with closing(sqlite3.connect(path)) as log, closing(sqlite3.connect(backup)) as copy:
+        log.backup(copy)
+    with closing(sqlite3.connect(old)) as other:
+        other.executescript("CREATE TABLE other (x); INSERT INTO other VALUES (zeroblob(500000))")
+
+    for replace in (
+        path.unlink,
+        lambda: path.rename(folder / "rotated.db"),
+        lambda: shutil.copy(backup, path),
+        lambda: shutil.copy(old, path),
+        lambda: Path(shutil.copy(old, folder / "new.db")).rename(path),
+        lambda: path.with_name("log.db-wal").unlink(),
+        lambda: shutil.rmtree(folder) or folder.mkdir(),
+    ):
+        before = load(server.url, make_poster(), 2)
+        before.wait_for(8)
+        replace()
+        after = load(server.url, make_poster(), 2)
+        after.wait_for(8)
+        for clients in (before, after):
+            clients.stop()
+            assert set(clients.statuses) <= {200, 503}
+            assert clients.broken == 0
+        assert set(after.ids) <= set(logged_ids(server))
+
+    assert httpx.get(f"{server.url}/readyz").status_code == 200
+    assert any(line["event"] == "prediction log opened again" for line in server.lines())
+    assert not [line for line in server.lines() if line["event"] == "unexpected error"]
+
+
+def test_another_disk_in_the_place_of_the_logs_loses_no_answer(serving, load, make_poster, tmp_path):
+    disk = tmp_path / "disk"
+    with small_disk(disk, "16m"):
+        server = serving(LOG_URL=f"sqlite:///{disk}/log.db")
+        clients = load(server.url, make_poster(), 2)
+        clients.wait_for(20)
+        subprocess.run(["umount", "-l", disk], check=True)
+        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", disk], check=True)
+        after = load(server.url, make_poster(), 2)
+        after.wait_for(20)
+        clients.stop()
+        after.stop()
+        assert set(after.statuses) <= {200, 503}
+        assert set(after.ids) <= set(logged_ids(server))
+
+
 # ------------------------------------------------------------------------------------------------------ the model
 
 
@@ -187,6 +244,28 @@ def test_a_bundle_that_is_damaged_during_the_swap_leaves_the_old_one_answering(
     assert Counter(clients.ids) == Counter(str(kept.id) for kept in logged)
     assert {kept.model_version for kept in logged} == {"1.2.3", "2.0.0"}
     assert {kept.model_version for kept in logged[before:]} == {"2.0.0"}
+
+
+def test_a_service_that_tries_a_graph_without_end_answers_on_and_ends_when_it_is_told_to(
+    serving, make_poster, endless_bundle
+):
+    server = serving(ADMIN_TOKEN=OPERATOR)
+    with ThreadPoolExecutor(1) as pool:
+        swap = pool.submit(
+            httpx.post,
+            f"{server.url}/admin/model",
+            json={"bundle": str(endless_bundle)},
+            headers={"Authorization": f"Bearer {OPERATOR}"},
+            timeout=100,
+        )
+        process = psutil.Process(server.process.pid)
+        before = process.cpu_times().user
+        while process.cpu_times().user < before + 0.5:
+            time.sleep(0.02)
+        assert httpx.post(f"{server.url}/predict", files={"file": make_poster()}).status_code == 200
+        assert server.stop() == 0
+        with suppress(httpx.TransportError):
+            swap.result()
 
 
 # ------------------------------------------------------------------------------------------------- hostile clients

@@ -24,7 +24,7 @@ async def test_the_docs_page_is_there(client):
 async def test_every_error_of_predict_is_documented_as_a_problem(document):
     responses = document["paths"]["/predict"]["post"]["responses"]
 
-    assert set(responses) == {"200", "400", "401", "408", "413", "415", "422", "429", "503"}
+    assert set(responses) == {"200", "400", "401", "408", "413", "415", "422", "429", "500", "503"}
     for status in set(responses) - {"200"}:
         content = responses[status]["content"]
         assert list(content) == ["application/problem+json"]

@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import gzip
 import json
+import os
 import shutil
 import sys
 import tarfile
+import tracemalloc
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -331,6 +333,35 @@ def test_an_archive_that_is_too_large_is_refused_before_it_is_unpacked(
     with pytest.raises(BundleError, match="too large for a bundle: more than 8 files or 1 MiB"):
         load_bundle(archive)
     assert unpacked <= 2**20
+
+
+def test_an_archive_that_unpacks_to_far_more_than_its_size_is_refused_long_before_the_limit(tmp_path: Path) -> None:
+    archive = gzipped(tmp_path / "bomb.tar.gz", entry("bundle.json", 900 * 2**20), zeros=70)
+    tracemalloc.start()
+    try:
+        with pytest.raises(BundleError, match="the archive unpacks to more than 64 MiB, 20 times its own size"):
+            load_bundle(archive)
+        assert tracemalloc.get_traced_memory()[1] < 2**20
+    finally:
+        tracemalloc.stop()
+
+
+def test_an_archive_of_many_members_is_unpacked_as_far_as_its_size_makes_likely(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bundle_module, "_ANY_RATIO_BYTES", 2**20)
+    members = [part for number in range(8) for part in (entry(f"{number}", 2**19), bytes(2**19))]
+    with pytest.raises(BundleError, match="more than 1 MiB, 20 times its own size"):
+        load_bundle(gzipped(tmp_path / "bomb.tar.gz", *members))
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with names here")
+def test_a_pipe_in_the_place_of_a_file_is_not_waited_for(copy: Path) -> None:
+    for name in ("model.onnx", "bundle.json"):
+        (copy / name).unlink()
+        os.mkfifo(copy / name)
+        with pytest.raises(BundleError, match=name):
+            load_bundle(copy)
 
 
 @pytest.mark.usefixtures("small_limits")

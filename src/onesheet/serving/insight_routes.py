@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
 
-from onesheet.errors import InvalidRequestError, LogUnavailableError, MissingExtraError, OverloadedError
+from onesheet.errors import InvalidRequestError, LogUnavailableError, MissingExtraError, ModelError, OverloadedError
 from onesheet.serving.insights import Insights, chosen_genres
 from onesheet.serving.problems import problem_responses
 from onesheet.serving.schemas import ExplainAnswer, GenreExplanation, ModelId, SimilarAnswer, SimilarPoster
@@ -23,7 +23,7 @@ Buckets = Annotated[int, Query(ge=1, le=500, description="Into how many equal sp
     tags=["insights"],
     summary="Which parts of a poster speak for a genre",
     openapi_extra=POSTER_BODY,
-    responses=problem_responses(*BAD_PICTURE, *BAD_BODY, OverloadedError, *NO_MODEL),
+    responses=problem_responses(*BAD_PICTURE, *BAD_BODY, ModelError, OverloadedError, *NO_MODEL),
 )
 async def explain(
     request: Request,
@@ -52,7 +52,7 @@ async def explain(
     tags=["insights"],
     summary="The known posters that are most like this one",
     openapi_extra=POSTER_BODY,
-    responses=problem_responses(*BAD_PICTURE, *BAD_BODY, OverloadedError, MissingExtraError, *NO_MODEL),
+    responses=problem_responses(*BAD_PICTURE, *BAD_BODY, ModelError, OverloadedError, MissingExtraError, *NO_MODEL),
 )
 async def similar(
     request: Request, service: Service, k: Annotated[int, Query(ge=1, le=100, description="How many.")] = 6

@@ -13,6 +13,7 @@ from onesheet.errors import (
     ImageError,
     InvalidRequestError,
     LogUnavailableError,
+    ModelError,
     OverloadedError,
     UnknownPredictionError,
 )
@@ -84,6 +85,7 @@ TopK = Annotated[
     responses=problem_responses(
         *BAD_PICTURE,
         *BAD_BODY,
+        ModelError,
         OverloadedError,
         LogUnavailableError,
         *NO_MODEL,
@@ -127,7 +129,7 @@ async def predict_batch(
     async def item(upload: Upload) -> BatchItem:
         try:
             answered = await service.answer(upload, threshold, topk, arrived=arrived, request_id=request.state.id)
-        except (ImageError, OverloadedError, LogUnavailableError) as error:
+        except (ImageError, ModelError, OverloadedError, LogUnavailableError) as error:
             state.metrics.prediction_error.inc()
             return BatchItem(file=upload.file_name, error=ItemError(**error.to_dict()))
         return BatchItem(file=upload.file_name, answer=PredictAnswer(**answer_content(answered, threshold)))
