@@ -241,6 +241,14 @@ class OverloadedError(OnesheetError):
         self.retry_after = retry_after
 
 
+class ShareExceededError(OverloadedError):
+    """The requests of one client hold more than its share; those of others are answered."""
+
+    code = "share_exceeded"
+    status = 429
+    title = "Too much at once"
+
+
 # ------------------------------------------------------------------------------------ the prediction log
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
@@ -12,12 +13,10 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 
-from onesheet.errors import InvalidRequestError, OnesheetError, OverloadedError
+from onesheet.errors import InvalidRequestError, OnesheetError, OverloadedError, ShareExceededError
 from onesheet.serving.schemas import Problem
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from fastapi import FastAPI, Request
     from starlette.types import Scope
 
@@ -38,6 +37,7 @@ class HttpProblem:
 Kind: TypeAlias = HttpProblem | type[OnesheetError]
 
 MALFORMED_BODY: Final = HttpProblem("malformed_body", 400, "Malformed request body")
+MALFORMED_REQUEST: Final = HttpProblem("malformed_request", 400, "Malformed request")
 ROUTE_NOT_FOUND: Final = HttpProblem("route_not_found", 404, "No such route")
 METHOD_NOT_ALLOWED: Final = HttpProblem("method_not_allowed", 405, "Method not allowed")
 REQUEST_TIMEOUT: Final = HttpProblem("request_timeout", 408, "Request took too long")
@@ -47,9 +47,10 @@ UNAUTHORIZED: Final = HttpProblem("unauthorized", 401, "API key needed")
 BUNDLE_REFUSED: Final = HttpProblem("bundle_refused", 422, "Bundle refused, the old one goes on")
 ADMIN_CLOSED: Final = HttpProblem("admin_closed", 403, "Not open")
 RATE_LIMITED: Final = HttpProblem("rate_limited", 429, "Too many requests")
+HEAD_TOO_LARGE: Final = HttpProblem("head_too_large", 431, "Request line and headers too large")
 INTERNAL_ERROR: Final = HttpProblem("internal_error", 500, "Internal error")
 
-_BY_STATUS: Final = {
+_BY_STATUS: Final[Mapping[int, Kind]] = {
     kind.status: kind
     for kind in (
         MALFORMED_BODY,
@@ -60,6 +61,8 @@ _BY_STATUS: Final = {
         REQUEST_TIMEOUT,
         BODY_TOO_LARGE,
         UNSUPPORTED_MEDIA_TYPE,
+        ShareExceededError,
+        OverloadedError,
     )
 }
 
@@ -77,14 +80,21 @@ def problem_response(kind: Kind, detail: str, scope: Scope, headers: Mapping[str
     scope.setdefault("state", {})["problem"] = kind.code
     retry = {"Retry-After": str(RETRY_AFTER_SECONDS)} if kind.status == HTTPStatus.SERVICE_UNAVAILABLE else {}
     return JSONResponse(
-        _problem(kind, detail, instance=quote(scope["path"])), kind.status, {**retry, **(headers or {})}, MEDIA_TYPE
+        problem_content(kind, detail, instance=quote(scope["path"])),
+        kind.status,
+        {**retry, **(headers or {})},
+        MEDIA_TYPE,
     )
 
 
 def problem_of(error: OnesheetError, scope: Scope) -> JSONResponse:
     """An error of ours as a response."""
-    headers = {"Retry-After": str(error.retry_after)} if isinstance(error, OverloadedError) else None
-    return problem_response(type(error), error.message, scope, headers)
+    return problem_response(type(error), error.message, scope, retry_headers(error))
+
+
+def retry_headers(error: OnesheetError) -> dict[str, str]:
+    """When to come again, where the error says so."""
+    return {"Retry-After": str(error.retry_after)} if isinstance(error, OverloadedError) else {}
 
 
 def install_problem_handlers(app: FastAPI) -> None:
@@ -101,9 +111,14 @@ def install_problem_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     async def http_error(request: Request, error: HTTPException) -> JSONResponse:
-        status = error.status_code
-        kind = _BY_STATUS.get(status) or HttpProblem(f"http_{status}", status, HTTPStatus(status).phrase)
-        return problem_response(kind, error.detail, request.scope, error.headers)
+        return http_problem(error, request.scope)
+
+
+def http_problem(error: HTTPException, scope: Scope) -> JSONResponse:
+    """An error of HTTP as a response."""
+    status = error.status_code
+    kind = _BY_STATUS.get(status) or HttpProblem(f"http_{status}", status, HTTPStatus(status).phrase)
+    return problem_response(kind, error.detail, scope, error.headers)
 
 
 def problem_responses(*kinds: Kind) -> dict[int | str, dict[str, Any]]:
@@ -115,7 +130,7 @@ def problem_responses(*kinds: Kind) -> dict[int | str, dict[str, Any]]:
 
 
 def _documented(kinds: list[Kind]) -> dict[str, Any]:
-    examples = {kind.code: {"value": _problem(kind, kind.title, instance="/predict")} for kind in kinds}
+    examples = {kind.code: {"value": problem_content(kind, kind.title, instance="/predict")} for kind in kinds}
     schema = {"$ref": f"#/components/schemas/{Problem.__name__}"}
     return {
         "description": "; ".join(kind.title for kind in kinds),
@@ -123,7 +138,8 @@ def _documented(kinds: list[Kind]) -> dict[str, Any]:
     }
 
 
-def _problem(kind: Kind, detail: str, instance: str) -> dict[str, Any]:
+def problem_content(kind: Kind, detail: str, instance: str) -> dict[str, Any]:
+    """One problem as JSON."""
     problem = Problem(
         type=f"/problems/{kind.code}", title=kind.title, status=kind.status, detail=detail, instance=instance
     )
