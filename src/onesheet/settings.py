@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, TypeAlias, get_args
 
 from pydantic import (
+    AfterValidator,
     Field,
     PrivateAttr,
     SecretStr,
@@ -38,6 +40,20 @@ class _Replaced:
 
     reason: str
     is_error: bool
+
+
+# Letters that mean nothing else in an address, in HTML, or in a configuration.
+_SUB_PATH: Final = re.compile(r"(/[A-Za-z0-9._~-]+)+")
+
+
+def _sub_path(value: str) -> str:
+    path = "/" + value.strip("/") if value.strip("/") else ""
+    if path and not _SUB_PATH.fullmatch(path):
+        raise ValueError(f"must be a path such as /films, got {value!r}")
+    return path
+
+
+SubPath: TypeAlias = Annotated[str, AfterValidator(_sub_path)]
 
 
 class Settings(BaseSettings):
@@ -139,6 +155,12 @@ class Settings(BaseSettings):
         "client; `*`: whoever connects.",
     )
 
+    root_path: SubPath = Field(
+        "",
+        description="Path below which a proxy serves the API, such as /films, whether the proxy strips it or not; "
+        "default: what a trusted proxy sends as X-Forwarded-Prefix.",
+    )
+
     allow_image_url: bool = Field(False, description="Fetch posters from https addresses that clients name.")
     image_url_seconds: float = Field(5.0, gt=0, description="In which such an address has to answer.")
 
@@ -149,6 +171,9 @@ class Settings(BaseSettings):
     api_key: SecretStr | None = Field(None, description="Key that the web page sends to the API.")
     ui_host: str = Field("127.0.0.1", description="Address that the web page listens on.")
     ui_port: int = Field(8501, ge=1, le=65535, description="Port of the web page.")
+    ui_base_path: SubPath = Field(
+        "", description="Path that the web page is served at, such as /films; a proxy passes it on."
+    )
 
     log_url: str = Field(
         "sqlite:///onesheet.db", description="SQLAlchemy URL of the prediction log: SQLite or PostgreSQL."

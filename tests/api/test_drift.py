@@ -380,6 +380,10 @@ async def test_the_service_shows_its_reports(drifted, drawn, settings, tmp_path,
         assert (await client.get("/drift/latest/report")).status_code == 404
         await client.post("/drift/run")
         page = await client.get("/", follow_redirects=True)
+        for path in ("/", "/drift/latest", "/drift/latest/report", "/livez", "/readyz"):
+            get, head = await client.get(path), await client.head(path)
+            assert (head.status_code, head.headers, head.content) == (get.status_code, get.headers, b"")
+        assert all("head" not in told for told in (await client.get("/openapi.json")).json()["paths"].values())
         assert (page.url.path, page.content) == ("/drift/latest/report", drawn.html)
         assert "sandbox" in page.headers["content-security-policy"]
         await client.post("/drift/run", params={"report": False})

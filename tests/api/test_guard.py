@@ -118,12 +118,14 @@ async def test_no_page_of_another_origin_may_read_answers_unless_it_is_named(wit
         assert refused.headers["access-control-allow-origin"] == "https://films.example"
 
 
-@pytest.mark.parametrize("path", ["/livez", "/nowhere", "/model"])
-async def test_answers_carry_the_headers_that_browsers_heed(client, path):
+@pytest.mark.parametrize(
+    ("path", "kept"), [("/livez", "no-store"), ("/nowhere", "no-store"), ("/model", "private, no-cache")]
+)
+async def test_answers_carry_the_headers_that_browsers_heed(client, path, kept):
     headers = (await client.get(path)).headers
     assert headers["x-content-type-options"] == "nosniff"
     assert headers["x-frame-options"] == "DENY"
-    assert headers["cache-control"] == "no-store"
+    assert headers["cache-control"] == kept
 
 
 # ------------------------------------------------------------------------------------------------------ operators

@@ -200,3 +200,78 @@ async def test_health_answers_while_the_predictor_is_busy_on_a_bounded_number_of
         slow.go.set()
     assert statuses == [200] * 6
     assert slow.most_busy == 2
+
+
+async def test_head_has_the_status_and_headers_of_get(client):
+    app_paths = [path for path, told in (await client.get("/openapi.json")).json()["paths"].items() if "get" in told]
+    paths = [path.replace("{run_id}", "0f8b2c9e-6a53-4f0e-9f0b-0a4f6f1c7d21") for path in app_paths]
+    assert {"/livez", "/readyz", "/health", "/metrics", "/model", "/model/card"} <= set(paths)
+    for path in (*paths, "/docs", "/redoc", "/openapi.json", "/activity?hours=-1", "/nowhere", "/livez/"):
+        get, head = await client.get(path), await client.head(path)
+        assert (head.status_code, head.content) == (get.status_code, b""), path
+        changing = {"x-request-id", *({"content-length"} if path in {"/metrics", "/health"} else ())}
+        kept = [
+            {name: value for name, value in answer.headers.items() if name not in changing} for answer in (get, head)
+        ]
+        assert kept[0] == kept[1], path
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "allowed"),
+    [
+        ("POST", "/livez", "GET, HEAD"),
+        ("DELETE", "/predict", "POST"),
+        ("GET", "/predict", "POST"),
+        ("HEAD", "/predict", "POST"),
+        ("PUT", "/docs", "GET, HEAD"),
+    ],
+)
+async def test_another_method_is_told_which_are_allowed(client, method, path, allowed):
+    answer = await client.request(method, path)
+    assert (answer.status_code, answer.headers["allow"]) == (405, allowed)
+
+
+@pytest.mark.parametrize("path", ["/openapi.json", "/docs", "/redoc", "/model", "/model/card"])
+async def test_what_does_not_change_is_sent_once_to_a_client_that_asks_again(client, path):
+    first = await client.get(path)
+    again = await client.get(path, headers={"If-None-Match": f'"other", W/{first.headers["etag"]}'})
+    assert (first.status_code, again.status_code, again.content) == (200, 304, b"")
+    assert again.headers["etag"] == first.headers["etag"]
+    assert (await client.get(path, headers={"If-None-Match": '"other"'})).content == first.content
+
+
+async def test_the_model_card_is_the_new_models_after_a_change(settings, predictor, next_bundle, connect):
+    app = create_app(settings, predictor)
+    async with connect(app) as client:
+        before = await client.get("/model")
+        await app.state.service.replace(str(next_bundle))
+        after = await client.get("/model", headers={"If-None-Match": before.headers["etag"]})
+    assert (before.json()["version"], after.status_code, after.json()["version"]) == ("1.2.3", 200, "2.0.0")
+
+
+async def test_metrics_are_rendered_once_for_all_who_wait(settings, predictor, connect, monkeypatch):
+    app = create_app(settings, predictor)
+    may_render, renderings = threading.Event(), []
+    render = app.state.metrics.render
+
+    def slow_render() -> bytes:
+        renderings.append(1)
+        may_render.wait(60)
+        return render()
+
+    monkeypatch.setattr(app.state.rendered_metrics, "_render", slow_render)
+    answers = []
+    async with connect(app) as client, anyio.create_task_group() as requests:
+
+        async def ask() -> None:
+            answers.append((await client.get("/metrics")).status_code)
+
+        for _ in range(50):
+            requests.start_soon(ask)
+        with anyio.fail_after(60):
+            while not renderings:
+                await anyio.sleep(0.01)
+        assert (await client.get("/livez")).status_code == 200
+        may_render.set()
+    assert answers == [200] * 50
+    assert len(renderings) <= 2

@@ -50,7 +50,7 @@ def _require_token(
 @router.get("/metrics", tags=["admin"], summary="Prometheus metrics", response_class=Response)
 async def metrics(request: Request) -> Response:
     """Of all worker processes together."""
-    return Response(request.app.state.metrics.render(), media_type=CONTENT_TYPE)
+    return Response(await request.app.state.rendered_metrics.get(), media_type=CONTENT_TYPE)
 
 
 @router.post(

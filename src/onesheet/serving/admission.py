@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from onesheet.errors import OnesheetError
 from onesheet.serving.context import PICTURES
 from onesheet.serving.problems import problem_of
+from onesheet.serving.proxies import route_path
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send
@@ -31,7 +32,7 @@ class Admission:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on, or say when to come again."""
-        if scope["type"] == "http" and scope["method"] == "POST" and scope["path"] in PICTURES:
+        if scope["type"] == "http" and scope["method"] == "POST" and route_path(scope) in PICTURES:
             try:
                 self._service.engine.check_admission()
             except OnesheetError as error:

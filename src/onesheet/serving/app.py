@@ -10,13 +10,11 @@ from typing import TYPE_CHECKING, Any, Final
 from fastapi import FastAPI
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
-from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
-from onesheet.errors import MissingExtraError
+from onesheet.errors import MissingExtraError, ShareExceededError
 from onesheet.monitoring.metrics import Metrics
 from onesheet.serving.admin import router as admin
 from onesheet.serving.admission import Admission
-from onesheet.serving.body import BodyReader
 from onesheet.serving.choice import SharedChoice
 from onesheet.serving.context import HEADER, PROBES, RequestContext
 from onesheet.serving.drift_routes import router as drift
@@ -34,7 +32,10 @@ from onesheet.serving.problems import (
     install_problem_handlers,
     problem_responses,
 )
+from onesheet.serving.proxies import BehindProxy
+from onesheet.serving.rendered import Coalesced, rendered_once
 from onesheet.serving.routes import router
+from onesheet.serving.routing import complete_routes
 from onesheet.serving.schemas import Problem
 from onesheet.serving.service import PredictionService
 from onesheet.settings import Settings, listed
@@ -99,15 +100,14 @@ def create_app(
     app.state.metrics = metrics
     app.state.tracing = tracing
     app.state.middleware = middleware
-    app.state.body = BodyReader(
-        max_bytes=settings.max_upload_bytes, max_bytes_at_once=settings.max_upload_bytes_at_once
-    )
+    app.state.rendered_metrics = Coalesced(metrics.render)
     app.state.fetcher = None
     app.state.insights = Insights(service.recorder.log)
     install_problem_handlers(app)
     # Not included as routers, which FastAPI looks through anew for every request, and before its own pages of
     # documentation: a quarter less time for a request that does little.
     app.router.routes[:0] = [*router.routes, *insights.routes, *drift.routes, *admin.routes]
+    complete_routes(app)
     return app
 
 
@@ -124,7 +124,7 @@ def _tracing(settings: Settings) -> Tracing | None:
 def _middleware(settings: Settings, metrics: Metrics, service: PredictionService) -> list[Middleware]:
     """Outermost first; each costs every request a little, so those with nothing to do are left out."""
     origins, keys = listed(settings.cors_origins), frozenset(listed(settings.api_keys))
-    proxies = listed(settings.trusted_proxies)
+    proxies, root_path = listed(settings.trusted_proxies), settings.root_path
     cors = Middleware(
         CORSMiddleware,
         allow_origins=origins,
@@ -134,17 +134,26 @@ def _middleware(settings: Settings, metrics: Metrics, service: PredictionService
     )
     guard = Middleware(Guard, keys=keys, per_minute=settings.rate_limit)
     return [
-        *([Middleware(ProxyHeadersMiddleware, trusted_hosts=proxies)] if proxies else []),
+        *([Middleware(BehindProxy, proxies=proxies, root_path=root_path)] if proxies or root_path else []),
         Middleware(RequestContext, metrics=metrics),
         *([cors] if origins else []),
         *([guard] if keys or settings.rate_limit else []),
         Middleware(Admission, service=service, metrics=metrics),
-        Middleware(BodyLimit, max_bytes=settings.max_upload_bytes, seconds=settings.body_seconds),
+        Middleware(
+            BodyLimit,
+            max_bytes=settings.max_upload_bytes,
+            max_bytes_at_once=settings.max_upload_bytes_at_once,
+            seconds=settings.body_seconds,
+        ),
     ]
 
 
 class _Api(FastAPI):
     """FastAPI, whose OpenAPI document also says what the middleware does: keys, limits, and the shape of problems."""
+
+    def add_route(self, path: str, route: Any, *args: Any, **options: Any) -> None:
+        """Called by FastAPI for its pages of documentation, which are always the same."""
+        super().add_route(path, rendered_once(route), *args, **options)
 
     def openapi(self) -> dict[str, Any]:
         if self.openapi_schema is None:
@@ -161,7 +170,7 @@ class _Api(FastAPI):
 def _describe_middleware(operation: dict[str, Any], *, guarded: bool, has_body: bool) -> None:
     kinds = [
         *([UNAUTHORIZED, RATE_LIMITED] if guarded else []),
-        *([REQUEST_TIMEOUT, BODY_TOO_LARGE] if has_body else []),
+        *([REQUEST_TIMEOUT, BODY_TOO_LARGE, ShareExceededError] if has_body else []),
     ]
     for status, response in problem_responses(*kinds).items():
         operation["responses"].setdefault(str(status), response)

@@ -21,6 +21,7 @@ from onesheet.monitoring.metrics import shared_folder
 from onesheet.serving.app import create_app
 from onesheet.serving.body import Upload
 from onesheet.serving.choice import SharedChoice
+from onesheet.serving.proxies import route_path
 from onesheet.serving.routes import answer_content
 from onesheet.settings import Settings
 
@@ -58,13 +59,13 @@ def build_service(settings: Settings) -> Any:
 
         @bentoml.api(route=f"{_PREFIX}/predict_url")
         async def predict_url(
-            self, image_url: str, threshold: float | None = None, topk: int | None = None
+            self, context: bentoml.Context, image_url: str, threshold: float | None = None, topk: int | None = None
         ) -> dict[str, Any]:
             """The genres of a poster at an https address, where the settings allow that."""
             with _as_bentoml_error():
                 if app.state.fetcher is None:
                     raise BentoMLException("this server fetches no addresses", error_code=HTTPStatus.FORBIDDEN)
-                data = await app.state.fetcher.fetch(image_url)
+                data = await app.state.fetcher.fetch(image_url, context.request.state.hold)
                 return await _answer(app, Upload(data, None), threshold, topk)
 
         @bentoml.api(
@@ -123,7 +124,7 @@ class _Shortcut:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request to the one that it is for."""
-        ours = scope["type"] == "http" and scope["path"] in self._paths
+        ours = scope["type"] == "http" and route_path(scope) in self._paths
         await (self._api if ours else self._app)(scope, receive, send)
 
 

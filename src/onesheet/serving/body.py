@@ -1,11 +1,9 @@
-"""Reads what clients send: in memory, and no more of it at once than there is room for."""
+"""Reads bodies that `BodyLimit` lets pass, in memory."""
 
 from __future__ import annotations
 
 import json
 import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -13,8 +11,7 @@ from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException, MultiPartParser
 
-from onesheet.errors import InvalidRequestError, OverloadedError
-from onesheet.serving.limits import declared_length
+from onesheet.errors import InvalidRequestError
 from onesheet.serving.problems import MALFORMED_BODY, UNSUPPORTED_MEDIA_TYPE
 
 if TYPE_CHECKING:
@@ -38,65 +35,38 @@ class _InMemoryParser(MultiPartParser):
     spool_max_size = sys.maxsize
 
 
-class BodyReader:
-    """Reads bodies that `BodyLimit` lets pass.
+async def read_files(request: Request, field: str, at_most: int) -> list[Upload]:
+    """The files of one field of a multipart form, in order; other fields are ignored.
 
-    Args:
-        max_bytes: Largest body.
-        max_bytes_at_once: Of all bodies that are being read or answered.
+    Raises:
+        InvalidRequestError: There is none, or there are too many.
+        HTTPException: 400 for a form that is none.
     """
+    parser = _InMemoryParser(request.headers, request.stream(), max_files=at_most, max_fields=_MAX_FIELDS)
+    try:
+        form = await parser.parse()
+    except (MultiPartException, UnicodeError) as error:
+        reason = error.message if isinstance(error, MultiPartException) else "its text cannot be decoded"
+        raise HTTPException(MALFORMED_BODY.status, f"the form cannot be read: {reason}") from error
+    try:
+        parts = [part for part in form.getlist(field) if isinstance(part, UploadFile)]
+        if not parts:
+            raise InvalidRequestError(f"{field}: send the picture as a file part of this name")
+        return [Upload(await part.read(), (part.filename or "")[:_MAX_NAME] or None) for part in parts]
+    finally:
+        await form.close()
 
-    def __init__(self, *, max_bytes: int, max_bytes_at_once: int) -> None:
-        self._max_bytes = max_bytes
-        self._room = max(max_bytes, max_bytes_at_once)
 
-    @asynccontextmanager
-    async def room_for(self, request: Request) -> AsyncIterator[None]:
-        """Hold the memory that a request's body may take until it is answered.
+async def read_json(request: Request) -> object:
+    """The body as JSON.
 
-        Raises:
-            OverloadedError: The others take it all.
-        """
-        size = declared_length(request.scope) or self._max_bytes
-        if size > self._room:
-            raise OverloadedError("too many bodies are being read; try again later")
-        self._room -= size
-        try:
-            yield
-        finally:
-            self._room += size
-
-    async def files(self, request: Request, field: str, at_most: int) -> list[Upload]:
-        """The files of one field of a multipart form, in order; other fields are ignored.
-
-        Raises:
-            InvalidRequestError: There is none, or there are too many.
-            HTTPException: 400 for a form that is none.
-        """
-        parser = _InMemoryParser(request.headers, request.stream(), max_files=at_most, max_fields=_MAX_FIELDS)
-        try:
-            form = await parser.parse()
-        except (MultiPartException, UnicodeError) as error:
-            reason = error.message if isinstance(error, MultiPartException) else "its text cannot be decoded"
-            raise HTTPException(MALFORMED_BODY.status, f"the form cannot be read: {reason}") from error
-        try:
-            parts = [part for part in form.getlist(field) if isinstance(part, UploadFile)]
-            if not parts:
-                raise InvalidRequestError(f"{field}: send the picture as a file part of this name")
-            return [Upload(await part.read(), (part.filename or "")[:_MAX_NAME] or None) for part in parts]
-        finally:
-            await form.close()
-
-    async def json(self, request: Request) -> object:
-        """The body as JSON.
-
-        Raises:
-            HTTPException: 400 for a body that is none.
-        """
-        try:
-            return json.loads(await request.body())
-        except (ValueError, RecursionError) as error:
-            raise HTTPException(MALFORMED_BODY.status, "the body is no JSON") from error
+    Raises:
+        HTTPException: 400 for a body that is none.
+    """
+    try:
+        return json.loads(await request.body())
+    except (ValueError, RecursionError) as error:
+        raise HTTPException(MALFORMED_BODY.status, "the body is no JSON") from error
 
 
 def media_type(request: Request) -> str:

@@ -14,6 +14,7 @@ from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect
 
 from onesheet.serving.problems import INTERNAL_ERROR, problem_response
+from onesheet.serving.proxies import route_path
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -94,7 +95,7 @@ class RequestContext:
                 if problem:
                     self._metrics.refused.labels(problem).inc()
                 # Probes come every few seconds and have nothing to tell while all is well.
-                log = logger.debug if status == HTTPStatus.OK and scope["path"] in PROBES else logger.info
+                log = logger.debug if status == HTTPStatus.OK and route_path(scope) in PROBES else logger.info
                 log(
                     "request",
                     method=scope["method"],
@@ -107,7 +108,8 @@ class RequestContext:
 
 def _route(scope: Scope) -> str:
     """The route's pattern: paths that nobody serves would each become a series of their own."""
-    refused_before: str = scope["path"] if scope["path"] in PICTURES else "other"
+    path = route_path(scope)
+    refused_before = path if path in PICTURES else "other"
     return getattr(scope.get("route"), "path", refused_before)
 
 

@@ -12,6 +12,7 @@ from onesheet.predictionlog import DriftRun
 from onesheet.serving.insight_routes import insights_of
 from onesheet.serving.problems import problem_responses
 from onesheet.serving.schemas import DriftHistory, DriftSummary, ModelId
+from onesheet.serving.shares import client_of
 from onesheet.serving.uploads import operation_id
 
 router = APIRouter(generate_unique_id_function=operation_id)
@@ -35,7 +36,7 @@ _REPORT_HEADERS: Final = {
 )
 async def drift(request: Request, limit: Limit = 30) -> DriftHistory:
     """The last comparisons, newest first, and all that the newest one found."""
-    runs = await insights_of(request).drift_runs(limit)
+    runs = await insights_of(request).drift_runs(limit, client_of(request.scope))
     return DriftHistory(runs=[_summary(run) for run in runs], latest=runs[0].result if runs else None)
 
 
@@ -51,7 +52,7 @@ async def drift(request: Request, limit: Limit = 30) -> DriftHistory:
 )
 async def drift_report(request: Request, run_id: UUID) -> Response:
     """One page that needs nothing else; kept of the latest runs only."""
-    return report_response(await insights_of(request).drift_report(run_id))
+    return report_response(await insights_of(request).drift_report(run_id, client_of(request.scope)))
 
 
 def report_response(report: bytes | None) -> Response:

@@ -1,35 +1,40 @@
-"""Fetch a poster from an address that a stranger names, without becoming his errand boy (SSRF).
+"""Fetch a poster from an address that a client names, protected against server-side request forgery (SSRF).
 
 Only https; only addresses that are public on the whole Internet, for every address that the name resolves to; the
 connection goes to the very address that was checked, so that a name which resolves differently a moment later (DNS
-rebinding) gains nothing. Every redirect is checked in the same way.
+rebinding) gains nothing. Every redirect is checked in the same way. Nothing is kept between fetches: no cookies, no
+credentials, no connections.
 """
 
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import socket
 import ssl
 from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from ipaddress import ip_address
 from typing import Final, TypeAlias
 
 import httpx
 
 from onesheet.errors import ImageTooLargeError, UrlFetchError, UrlNotAllowedError
+from onesheet.serving.public_addresses import IpAddress, is_public
 
-IpAddress: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
 Resolver: TypeAlias = Callable[[str, int], Awaitable[Sequence[IpAddress]]]
 
 _HTTPS_PORT: Final = 443
-# IPv6 addresses under these prefixes are IPv4 addresses in disguise (RFC 6052; the second is for local use).
-_NAT64: Final = (ipaddress.IPv6Network("64:ff9b::/96"), ipaddress.IPv6Network("64:ff9b:1::/48"))
+_MAX_URL: Final = 8 * 1024
+# Their own, for a slow name server must not hold up what else runs on the default threads.
+_RESOLVER_THREADS: Final = 8
+# A packed body could unpack to any size.
+_HEADERS: Final = {"User-Agent": "onesheet", "Accept": "image/*", "Accept-Encoding": "identity"}
 
 
 @dataclass(frozen=True, slots=True)
 class FetchLimits:
-    """How much patience a foreign server gets.
+    """Limits of one fetch.
 
     Attributes:
         max_bytes: Largest picture.
@@ -61,108 +66,100 @@ class ImageFetcher:
         ssl_context: ssl.SSLContext | None = None,
     ) -> None:
         self._limits = limits
-        self._client = httpx.AsyncClient(
-            transport=_PinnedTransport(resolve or _resolve, is_allowed or is_public, ssl_context),
-            # A packed body could unpack to any size.
-            headers={"User-Agent": "onesheet", "Accept": "image/*", "Accept-Encoding": "identity"},
-            follow_redirects=True,
-            max_redirects=limits.max_redirects,
-            timeout=limits.seconds,
+        self._resolve = resolve or self._ask_system
+        self._is_allowed = is_allowed or is_public
+        self._resolver = ThreadPoolExecutor(_RESOLVER_THREADS, thread_name_prefix="resolver")
+        # Not a client of httpx: it keeps cookies. A kept connection would be used again for other names at an address.
+        self._transport = httpx.AsyncHTTPTransport(
+            verify=ssl_context or ssl.create_default_context(),
+            limits=httpx.Limits(max_keepalive_connections=0),
             trust_env=False,
         )
 
-    async def fetch(self, url: str) -> bytes:
+    async def fetch(self, url: str, hold: Callable[[int], None] = lambda _: None) -> bytes:
         """The bytes behind an address.
 
+        Args:
+            url: As a client has named it; any string.
+            hold: Called with the size of each piece before it is kept; what it raises ends the fetch.
+
         Raises:
-            UrlNotAllowedError: It is no https address, or leads to a place that is not public.
+            UrlNotAllowedError: It is none that is fetched.
             UrlFetchError: It does not answer as it should.
             ImageTooLargeError: There is more than is allowed.
         """
         try:
-            async with asyncio.timeout(self._limits.seconds), self._client.stream("GET", url) as response:
-                if response.status_code != httpx.codes.OK:
-                    raise UrlFetchError(f"the address answers with status {response.status_code}")
-                return await self._read(response)
-        except httpx.TooManyRedirects as error:
-            raise UrlFetchError(f"more than {self._limits.max_redirects} redirects") from error
-        except (httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
-            raise UrlNotAllowedError("this is no https address") from error
+            async with asyncio.timeout(self._limits.seconds):
+                target = _parsed(url)
+                for _ in range(self._limits.max_redirects + 1):
+                    response = await self._transport.handle_async_request(await self._request(target))
+                    try:
+                        if not response.has_redirect_location:
+                            return await self._read(response, hold)
+                        target = _parsed(response.headers["Location"], base=target)
+                    finally:
+                        await response.aclose()
         except (TimeoutError, httpx.TimeoutException) as error:
             raise UrlFetchError(f"the address did not answer within {self._limits.seconds:g} seconds") from error
-        except httpx.HTTPError as error:
+        except (httpx.HTTPError, OSError) as error:
             raise UrlFetchError("the address cannot be reached") from error
+        raise UrlFetchError(f"more than {self._limits.max_redirects} redirects")
 
     async def close(self) -> None:
         """Close all connections."""
-        await self._client.aclose()
+        self._resolver.shutdown(wait=False, cancel_futures=True)
+        await self._transport.aclose()
 
-    async def _read(self, response: httpx.Response) -> bytes:
+    async def _request(self, url: httpx.URL) -> httpx.Request:
+        """A request to the address that was checked; the certificate is still checked for the name."""
+        # As bytes it is ASCII, whatever the letters of the name.
+        host, port = url.raw_host.decode("ascii"), url.port or _HTTPS_PORT
+        addresses = await self._resolve(host, port)
+        if not addresses or not all(self._is_allowed(address) for address in addresses):
+            raise UrlNotAllowedError("the address is not public")
+        timeout = httpx.Timeout(self._limits.seconds).as_dict()
+        return httpx.Request(
+            "GET",
+            url.copy_with(host=str(addresses[0])),
+            headers={**_HEADERS, "Host": url.netloc.decode("ascii")},
+            extensions={"timeout": timeout, "sni_hostname": host},
+        )
+
+    async def _read(self, response: httpx.Response, hold: Callable[[int], None]) -> bytes:
+        if response.status_code != httpx.codes.OK:
+            raise UrlFetchError(f"the address answers with status {response.status_code}")
         body = bytearray()
         async for chunk in response.aiter_raw():
-            body += chunk
-            if len(body) > self._limits.max_bytes:
+            if len(body) + len(chunk) > self._limits.max_bytes:
                 raise ImageTooLargeError(f"the picture is larger than {self._limits.max_bytes} bytes")
+            hold(len(chunk))
+            body += chunk
         return bytes(body)
 
+    async def _ask_system(self, host: str, port: int) -> Sequence[IpAddress]:
+        def ask() -> list[IpAddress]:
+            found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+            # A link-local address may carry its interface.
+            return [ip_address(str(entry[4][0]).partition("%")[0]) for entry in found]
 
-class _PinnedTransport(httpx.AsyncBaseTransport):
-    """Resolves once, checks, and connects to the checked address; the certificate is still checked for the name."""
-
-    def __init__(
-        self, resolve: Resolver, is_allowed: Callable[[IpAddress], bool], ssl_context: ssl.SSLContext | None
-    ) -> None:
-        self._resolve = resolve
-        self._is_allowed = is_allowed
-        # A kept connection would be used again for other names at the same address.
-        limits = httpx.Limits(max_keepalive_connections=0)
-        self._inner = httpx.AsyncHTTPTransport(
-            verify=ssl_context or ssl.create_default_context(), limits=limits, trust_env=False
-        )
-
-    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        """Called for the first address and for every redirect."""
-        if request.url.scheme != "https" or not request.url.host:
-            raise UrlNotAllowedError("only https addresses are fetched")
-        if request.url.userinfo:
-            raise UrlNotAllowedError("addresses with a user name are not fetched")
-        host, port = request.url.host, request.url.port or _HTTPS_PORT
-        addresses = await self._resolve(host, port)
-        if not all(self._is_allowed(address) for address in addresses):
-            raise UrlNotAllowedError("the address is not public")
-        pinned = httpx.Request(
-            request.method,
-            request.url.copy_with(host=str(addresses[0])),
-            headers=request.headers,
-            extensions={**request.extensions, "sni_hostname": host},
-        )
-        return await self._inner.handle_async_request(pinned)
-
-    async def aclose(self) -> None:
-        """Close all connections."""
-        await self._inner.aclose()
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._resolver, ask)
+        except (OSError, ValueError) as error:
+            raise UrlFetchError("the address names no known host") from error
 
 
-def is_public(address: IpAddress) -> bool:
-    """Whether an address, and every IPv4 address hidden in it, can be reached from the whole Internet."""
-    if getattr(address, "is_site_local", False):  # once private (RFC 3879), today merely unassigned
-        return False
-    return all(part.is_global and not part.is_multicast for part in (address, *_embedded(address)))
+def _parsed(url: str, base: httpx.URL | None = None) -> httpx.URL:
+    """An https address with a host.
 
-
-def _embedded(address: IpAddress) -> list[ipaddress.IPv4Address]:
-    if isinstance(address, ipaddress.IPv4Address):
-        return []
-    hidden = [address.ipv4_mapped, address.sixtofour, *(address.teredo or ())]
-    if any(address in network for network in _NAT64):
-        hidden.append(ipaddress.IPv4Address(int(address) & 0xFFFFFFFF))
-    return [part for part in hidden if part is not None]
-
-
-async def _resolve(host: str, port: int) -> Sequence[IpAddress]:
+    Raises:
+        UrlNotAllowedError: It is none, or one with credentials.
+    """
     try:
-        found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    except (OSError, UnicodeError) as error:
-        raise UrlFetchError("the address names no known host") from error
-    # A link-local address may carry its interface.
-    return [ipaddress.ip_address(str(entry[4][0]).partition("%")[0]) for entry in found]
+        parsed = base.join(url) if base else httpx.URL(url[: _MAX_URL + 1])
+    except (httpx.InvalidURL, ValueError) as error:  # a lone surrogate, a port that is no number ...
+        raise UrlNotAllowedError("this is no https address") from error
+    if parsed.scheme != "https" or not parsed.raw_host or len(url) > _MAX_URL:
+        raise UrlNotAllowedError("only https addresses are fetched")
+    if parsed.userinfo:
+        raise UrlNotAllowedError("addresses with a user name are not fetched")
+    return parsed

@@ -13,6 +13,8 @@ from starlette.datastructures import Headers
 
 from onesheet.serving.context import ADMIN, PROBES
 from onesheet.serving.problems import RATE_LIMITED, UNAUTHORIZED, problem_response
+from onesheet.serving.proxies import route_path
+from onesheet.serving.shares import client_of
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send
@@ -73,11 +75,11 @@ class Guard:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on, or say why not."""
-        if scope["type"] != "http" or scope["path"] in PROBES:
+        if scope["type"] != "http" or route_path(scope) in PROBES:
             await self._app(scope, receive, send)
             return
-        client = scope["client"][0] if scope["client"] else "unknown"
-        if self._keys and not scope["path"].startswith(ADMIN):
+        client = client_of(scope)
+        if self._keys and not route_path(scope).startswith(ADMIN):
             found = self._known(Headers(scope=scope))
             if found is None:
                 headers = {"WWW-Authenticate": "Bearer"}

@@ -10,6 +10,7 @@ from onesheet.errors import InvalidRequestError, LogUnavailableError, MissingExt
 from onesheet.serving.insights import Insights, chosen_genres
 from onesheet.serving.problems import problem_responses
 from onesheet.serving.schemas import ExplainAnswer, GenreExplanation, ModelId, SimilarAnswer, SimilarPoster
+from onesheet.serving.shares import client_of
 from onesheet.serving.uploads import BAD_BODY, BAD_PICTURE, NO_MODEL, POSTER_BODY, Service, operation_id, read_poster
 
 router = APIRouter(generate_unique_id_function=operation_id)
@@ -33,9 +34,8 @@ async def explain(
     """Covers one part after the other and asks the model again, so it takes as long as a hundred answers."""
     predictor = service.predictor
     places = chosen_genres(predictor, genre or [])
-    async with request.app.state.body.room_for(request):
-        upload = await read_poster(request)
-        found = await insights_of(request).explain(predictor, upload.data)
+    upload = await read_poster(request)
+    found = await insights_of(request).explain(predictor, upload.data, client_of(request.scope))
     explanations = [
         GenreExplanation(
             label=predictor.genres[place],
@@ -59,9 +59,8 @@ async def similar(
 ) -> SimilarAnswer:
     """Among those that the model was chosen with; their pictures are not kept, only what the model made of them."""
     predictor = service.predictor
-    async with request.app.state.body.room_for(request):
-        upload = await read_poster(request)
-        found = await insights_of(request).similar(predictor, upload.data, k)
+    upload = await read_poster(request)
+    found = await insights_of(request).similar(predictor, upload.data, k, client_of(request.scope))
     posters = [SimilarPoster(**neighbour.to_dict()) for neighbour in found]
     return SimilarAnswer(similar=posters, model=ModelId.of(predictor))
 
@@ -74,7 +73,7 @@ async def similar(
 )
 async def activity(request: Request, hours: Hours = 24, buckets: Buckets = 48) -> dict[str, Any]:
     """Of the prediction log: answers, latency, confidence and genres over time, and what people said of them."""
-    found = await insights_of(request).activity(hours, buckets)
+    found = await insights_of(request).activity(hours, buckets, client_of(request.scope))
     return found.to_dict()
 
 

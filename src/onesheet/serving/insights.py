@@ -15,9 +15,10 @@ from weakref import WeakSet
 
 import numpy as np
 
-from onesheet.errors import InvalidRequestError, OverloadedError
+from onesheet.errors import InvalidRequestError
 from onesheet.explanation import explain
 from onesheet.predictionlog import DriftRuns, summarize
+from onesheet.serving.shares import SharedBudget
 from onesheet.similar import KnownPosters
 
 if TYPE_CHECKING:
@@ -29,7 +30,8 @@ if TYPE_CHECKING:
     from onesheet.similar import Neighbour
 
 # Each holds its picture in memory, and those before it may take half a second.
-_MOST_WAITING: Final = 16
+_MAX_WAITING: Final = 16
+_MAX_WAITING_OF_A_CLIENT: Final = 8
 _RETRY_AFTER_SECONDS: Final = 5
 _CLOSING_SECONDS: Final = 5.0
 # Where the system gives threads a priority of their own; answers come first.
@@ -47,29 +49,31 @@ class Insights:
 
     def __init__(self, log: PredictionLog) -> None:
         self._log = log
-        self._under_way = 0
         self._running: set[Future[Any]] = set()
         self._asked: WeakSet[Predictor] = WeakSet()
+        self._places = SharedBudget(
+            _MAX_WAITING, _MAX_WAITING_OF_A_CLIENT, "places in the queue", retry_after=_RETRY_AFTER_SECONDS
+        )
         self._known: tuple[Predictor, KnownPosters] | None = None
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="insights", initializer=_step_back)
 
-    async def explain(self, predictor: Predictor, data: bytes) -> Explanation:
+    async def explain(self, predictor: Predictor, data: bytes, client: str) -> Explanation:
         """What each part of a poster does for each genre.
 
         Raises:
             ImageError: The picture cannot be read.
-            OverloadedError: Too many wait.
+            ShareExceededError, OverloadedError: Too many wait, of this client or of all.
         """
         self._asked.add(predictor)
-        return await self._run(lambda: explain(predictor, predictor.read(data).pixels))
+        return await self._run(client, lambda: explain(predictor, predictor.read(data).pixels))
 
-    async def similar(self, predictor: Predictor, data: bytes, count: int) -> Sequence[Neighbour]:
+    async def similar(self, predictor: Predictor, data: bytes, count: int, client: str) -> Sequence[Neighbour]:
         """The known posters that are most like a poster, nearest first.
 
         Raises:
             ImageError: The picture cannot be read.
             MissingExtraError, BundleCorruptError: As `KnownPosters.read` does.
-            OverloadedError: Too many wait.
+            ShareExceededError, OverloadedError: Too many wait, of this client or of all.
         """
         self._asked.add(predictor)
 
@@ -77,36 +81,36 @@ class Insights:
             _, embeddings = predictor.run(predictor.read(data).pixels[None])
             return self._posters_of(predictor).nearest(embeddings[0].astype(np.float32), count)
 
-        return await self._run(search)
+        return await self._run(client, search)
 
-    async def activity(self, hours: float, buckets: int) -> Activity:
+    async def activity(self, hours: float, buckets: int, client: str) -> Activity:
         """What has been asked and answered in the last hours.
 
         Raises:
             InvalidRequestError: They are out of range.
             LogUnavailableError: The log cannot be read.
-            OverloadedError: Too many wait.
+            ShareExceededError, OverloadedError: Too many wait, of this client or of all.
         """
         until = datetime.now(UTC)
-        return await self._run(lambda: summarize(self._log, until - timedelta(hours=hours), until, buckets))
+        return await self._run(client, lambda: summarize(self._log, until - timedelta(hours=hours), until, buckets))
 
-    async def drift_runs(self, limit: int) -> list[DriftRun]:
+    async def drift_runs(self, limit: int, client: str) -> list[DriftRun]:
         """The last comparisons with the reference, newest first.
 
         Raises:
             LogUnavailableError: The log cannot be read.
-            OverloadedError: Too many wait.
+            ShareExceededError, OverloadedError: Too many wait, of this client or of all.
         """
-        return await self._run(lambda: DriftRuns(self._log).latest(limit))
+        return await self._run(client, lambda: DriftRuns(self._log).latest(limit))
 
-    async def drift_report(self, run_id: UUID) -> bytes | None:
+    async def drift_report(self, run_id: UUID, client: str) -> bytes | None:
         """The HTML of one; None where there is none.
 
         Raises:
             LogUnavailableError: The log cannot be read.
-            OverloadedError: Too many wait.
+            ShareExceededError, OverloadedError: Too many wait, of this client or of all.
         """
-        return await self._run(lambda: DriftRuns(self._log).report(run_id))
+        return await self._run(client, lambda: DriftRuns(self._log).report(run_id))
 
     def close(self) -> None:
         """Finish what is under way; a model that does not end by itself is stopped."""
@@ -117,17 +121,13 @@ class Insights:
                 predictor.stop()
             wait(unfinished, _CLOSING_SECONDS)
 
-    async def _run(self, work: Callable[[], _Result]) -> _Result:
-        if self._under_way >= _MOST_WAITING:
-            raise OverloadedError(retry_after=_RETRY_AFTER_SECONDS)
-        self._under_way += 1
-        try:
+    async def _run(self, client: str, work: Callable[[], _Result]) -> _Result:
+        with self._places.holding(client) as hold:
+            hold(1)
             future = self._pool.submit(work)
             self._running.add(future)
             future.add_done_callback(self._running.discard)
             return await asyncio.wrap_future(future)
-        finally:
-            self._under_way -= 1
 
     def _posters_of(self, predictor: Predictor) -> KnownPosters:
         """Read when they are first asked for, and again after a change of the model."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from typing import Annotated, Any, Final
+from weakref import WeakKeyDictionary
 
 from fastapi import APIRouter, Query, Request
 from starlette.responses import JSONResponse, Response
@@ -17,8 +18,10 @@ from onesheet.errors import (
     OverloadedError,
     UnknownPredictionError,
 )
-from onesheet.serving.body import Upload, require
+from onesheet.predictor import Predictor
+from onesheet.serving.body import Upload, read_files, require
 from onesheet.serving.problems import MALFORMED_BODY, problem_responses
+from onesheet.serving.rendered import Constant
 from onesheet.serving.schemas import (
     BatchAnswer,
     BatchItem,
@@ -61,6 +64,9 @@ _BATCH_BODY: Final = {
     }
 }
 
+# The JSON of each model in use, rendered once.
+_CARDS: Final = WeakKeyDictionary[Predictor, Constant]()
+
 Threshold = Annotated[
     float | None,
     Query(
@@ -98,10 +104,9 @@ async def predict(request: Request, service: Service, threshold: Threshold = Non
     try:
         # Before anything is read: who would be refused afterwards need not send his picture.
         service.engine.predictor.check_options(threshold, topk)
-        async with state.body.room_for(request):
-            upload = await read_poster(request)
-            state.metrics.stages["read"].observe(time.perf_counter() - arrived)
-            answered = await service.answer(upload, threshold, topk, arrived=arrived, request_id=request.state.id)
+        upload = await read_poster(request)
+        state.metrics.stages["read"].observe(time.perf_counter() - arrived)
+        answered = await service.answer(upload, threshold, topk, arrived=arrived, request_id=request.state.id)
     except Exception:
         state.metrics.prediction_error.inc()
         raise
@@ -134,9 +139,8 @@ async def predict_batch(
             return BatchItem(file=upload.file_name, error=ItemError(**error.to_dict()))
         return BatchItem(file=upload.file_name, answer=PredictAnswer(**answer_content(answered, threshold)))
 
-    async with state.body.room_for(request):
-        uploads = await state.body.files(request, "files", at_most=state.settings.max_batch_files)
-        items = await asyncio.gather(*(item(upload) for upload in uploads))
+    uploads = await read_files(request, "files", at_most=state.settings.max_batch_files)
+    items = await asyncio.gather(*(item(upload) for upload in uploads))
     return BatchAnswer(results=items)
 
 
@@ -155,10 +159,19 @@ async def feedback(service: Service, body: FeedbackBody) -> FeedbackAnswer:
     return FeedbackAnswer(prediction_id=body.prediction_id)
 
 
-@router.get("/model", tags=["model"], summary="The model card", responses=problem_responses(*NO_MODEL))
-async def model_card(service: Service) -> dict[str, Any]:
+@router.get(
+    "/model",
+    response_model=dict[str, Any],
+    tags=["model"],
+    summary="The model card",
+    responses=problem_responses(*NO_MODEL),
+)
+async def model_card(request: Request, service: Service) -> Response:
     """All of the bundle's `bundle.json` but its hashes: data, genres, preprocessing, thresholds, quality."""
-    return service.predictor.metadata.summary()
+    predictor = service.predictor
+    if predictor not in _CARDS:
+        _CARDS[predictor] = Constant(bytes(JSONResponse(predictor.metadata.summary()).body), "application/json")
+    return _CARDS[predictor].response(request)
 
 
 @router.get(
@@ -168,9 +181,9 @@ async def model_card(service: Service) -> dict[str, Any]:
     response_class=Response,
     responses={200: {"content": {"text/markdown": {"schema": {"type": "string"}}}}, **problem_responses(*NO_MODEL)},
 )
-async def model_card_text(service: Service) -> Response:
+async def model_card_text(request: Request, service: Service) -> Response:
     """What it was trained on, how good it is for each genre, what it is not for; Markdown."""
-    return Response(service.predictor.card, media_type="text/markdown")
+    return Constant(service.predictor.card.encode(), "text/markdown; charset=utf-8").response(request)
 
 
 @router.get("/health", tags=["health"], summary="How the service is")

@@ -22,7 +22,7 @@ from onesheet.errors import (
     UrlFetchError,
     UrlNotAllowedError,
 )
-from onesheet.serving.body import BodyReader, Upload, media_type, require
+from onesheet.serving.body import Upload, media_type, read_files, read_json, require
 from onesheet.serving.fetch import ImageFetcher
 from onesheet.serving.problems import BODY_TOO_LARGE, MALFORMED_BODY, REQUEST_TIMEOUT, UNSUPPORTED_MEDIA_TYPE
 from onesheet.serving.service import PredictionService
@@ -98,17 +98,16 @@ async def read_poster(request: Request) -> Upload:
         UrlNotAllowedError, UrlFetchError: Of its address.
         HTTPException: 400 or 415 for a body that is none.
     """
-    body: BodyReader = request.app.state.body
     fetcher: ImageFetcher | None = request.app.state.fetcher
     if fetcher is not None and media_type(request) == _JSON:
-        content = await body.json(request)
+        content = await read_json(request)
         if not isinstance(content, dict) or not isinstance(content.get("image_url"), str):
             raise InvalidRequestError("image_url: send the address of the picture as a string")
-        return Upload(await fetcher.fetch(content["image_url"]), None)
+        return Upload(await fetcher.fetch(content["image_url"], request.state.hold), None)
     if media_type(request) == _JSON:
         raise HTTPException(
             UNSUPPORTED_MEDIA_TYPE.status,
             "this server fetches no addresses; send the picture as multipart/form-data, field `file`",
         )
     require(request, MULTIPART, "send the picture as multipart/form-data, field `file`")
-    return (await body.files(request, "file", at_most=_MAX_FILES))[-1]
+    return (await read_files(request, "file", at_most=_MAX_FILES))[-1]

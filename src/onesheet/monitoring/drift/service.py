@@ -25,6 +25,8 @@ from onesheet.monitoring.drift.webhook import tell_of_drift
 from onesheet.predictionlog import DriftRun, DriftRuns, PredictionLog
 from onesheet.serving.drift_routes import report_response
 from onesheet.serving.problems import install_problem_handlers, problem_responses
+from onesheet.serving.protocol import BoundedHttpProtocol
+from onesheet.serving.routing import complete_routes
 from onesheet.serving.server import address_of, listen, stopping_quietly
 
 if TYPE_CHECKING:
@@ -160,6 +162,7 @@ def create_drift_app(settings: Settings, log: PredictionLog) -> FastAPI:
         DriftRuns(log).latest()
         return {"status": "ok"}
 
+    complete_routes(app)
     return app
 
 
@@ -185,6 +188,12 @@ def watch(settings: Settings) -> None:
     ):
         log.migrate()
         logger.info("listening", url=address_of(listener))
-        config = uvicorn.Config(create_drift_app(settings, log), log_config=None, log_level="warning", access_log=False)
+        config = uvicorn.Config(
+            create_drift_app(settings, log),
+            http=BoundedHttpProtocol,
+            log_config=None,
+            log_level="warning",
+            access_log=False,
+        )
         with stopping_quietly():
             uvicorn.Server(config).run([listener])
