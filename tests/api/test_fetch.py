@@ -2,22 +2,33 @@
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 import json
+import socket
 import ssl
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import TYPE_CHECKING
 
+import hypothesis
 import pytest
 import trustme
+from hypothesis import HealthCheck, example, given
+from hypothesis import strategies as st
 
-from onesheet.errors import ImageTooLargeError, UrlFetchError, UrlNotAllowedError
+from onesheet.errors import ImageTooLargeError, ShareExceededError, UrlFetchError, UrlNotAllowedError
 from onesheet.serving import create_app
-from onesheet.serving.fetch import FetchLimits, ImageFetcher, is_public
+from onesheet.serving.fetch import FetchLimits, ImageFetcher
+from onesheet.serving.public_addresses import is_public
 from tests.processes import serve_in_thread
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 pytestmark = pytest.mark.anyio
 
+CONTEXT = ssl.create_default_context()
 LOOPBACK = ipaddress.ip_address("127.0.0.1")
 
 
@@ -49,6 +60,29 @@ LOOPBACK = ipaddress.ip_address("127.0.0.1")
         "fd00:ec2::254",
         "fec0::1",
         "ff02::1",
+        "ff0e::1",  # multicast, and yet global
+        "192.88.99.1",
+        # IPv4 inside IPv6; IPv4-compatible and SIIT's addresses are nobody's, whatever they carry.
+        "::127.0.0.1",
+        "::8.8.8.8",
+        "::ffff:0:127.0.0.1",
+        "::ffff:0:8.8.8.8",
+        "::ffff:10.0.0.1",
+        "64:ff9b:1::808:808",  # NAT64 of a network of its own
+        "2002:a9fe:a9fe::1",
+        "2001:0:808:808::1",  # Teredo
+        "2606:4700::5efe:7f00:1",  # ISATAP
+        "2606:4700::200:5efe:a9fe:a9fe",
+        "2606:4700:0:0:300:5efe:10.0.0.1",
+        "fe80::5efe:808:808",
+        "2001:db8::5efe:808:808",
+        "2001:db8::1",
+        "3fff::1",
+        "5f00::1",
+        "100::1",
+        "2001:2::1",
+        "2001:20::1",
+        "4000::1",
     ],
 )
 def test_addresses_that_are_not_public(address):
@@ -56,7 +90,11 @@ def test_addresses_that_are_not_public(address):
 
 
 @pytest.mark.parametrize(
-    "address", ["8.8.8.8", "151.101.1.69", "2606:4700::1111", "::ffff:8.8.8.8", "64:ff9b::8.8.8.8"]
+    "address",
+    [
+        *("8.8.8.8", "151.101.1.69", "2606:4700::1111", "2001:4860:4860::8888", "2a00:1450::1"),
+        *("::ffff:8.8.8.8", "64:ff9b::8.8.8.8", "2002:808:808::1", "2606:4700::200:5efe:808:808"),
+    ],
 )
 def test_addresses_that_are(address):
     assert is_public(ipaddress.ip_address(address))
@@ -125,6 +163,11 @@ class Site(BaseHTTPRequestHandler):
                     self.close_connection = True
             case ["packed"]:
                 self.answer(200, self.headers["Accept-Encoding"].encode())
+            case ["cookie", *_]:
+                self.server.cookies.append(self.headers["Cookie"])
+                self.answer(302 if self.path == "/cookie/redirect" else 200, self.poster, "/cookie")
+            case ["elsewhere"]:
+                self.answer(302, b"", self.server.location)
             case ["broken"]:
                 self.wfile.write(b"nonsense\r\n\r\n")
                 self.close_connection = True
@@ -135,6 +178,8 @@ class Site(BaseHTTPRequestHandler):
         self.send_response(status)
         if location:
             self.send_header("Location", location)
+        self.send_header("Set-Cookie", "session=secret; Path=/; Domain=films.example")
+        self.send_header("Set-Cookie", "other=secret")
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
@@ -153,7 +198,8 @@ def site(make_poster):
     server = ThreadingHTTPServer(("127.0.0.1", 0), Site)
     server.socket = context.wrap_socket(server.socket, server_side=True)
     with serve_in_thread(server):
-        server.asked = []
+        server.asked, server.cookies = [], []
+        server.daemon_threads = True
         server.authority = authority
         server.base = f"https://films.example:{server.server_port}"
         yield server
@@ -184,6 +230,44 @@ async def test_a_poster_is_fetched(site, fetch):
 
 async def test_a_redirect_is_followed(site, fetch):
     assert await fetch(f"{site.base}/redirect/poster.jpg".replace("/poster", "/|poster")) == Site.poster
+
+
+async def test_nothing_is_kept_for_the_next_fetch(site, fetch, monkeypatch, tmp_path):
+    (tmp_path / ".netrc").write_text("machine films.example login user password secret\n")
+    monkeypatch.setenv("NETRC", str(tmp_path / ".netrc"))
+    monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:9")
+    for path in ("cookie", "cookie/redirect", "cookie"):
+        assert await fetch(f"{site.base}/{path}") == Site.poster
+    assert site.cookies == [None] * 4
+    with pytest.raises(UrlNotAllowedError):  # a cookie store would look at this one
+        await fetch("https:///poster.jpg")
+
+
+async def test_a_name_in_other_letters_is_asked_for_in_ascii(site):
+    names = []
+
+    async def resolve(host, port):
+        names.append(host)
+        return [LOOPBACK]
+
+    fetcher = ImageFetcher(FetchLimits(1000), resolve=resolve)
+    for url in ("https://fa\u00df.example/", "https://xn--fa-hia.example/", "https://[::ffff:808:808]/"):
+        with pytest.raises(UrlNotAllowedError, match="not public"):
+            await fetcher.fetch(url)
+    await fetcher.close()
+    assert names == ["xn--fa-hia.example", "xn--fa-hia.example", "::ffff:808:808"]
+
+
+async def test_what_is_fetched_counts_as_it_comes(site, fetch):
+    held = []
+
+    def hold(size):
+        held.append(size)
+        raise ShareExceededError
+
+    with pytest.raises(ShareExceededError):
+        await fetch(f"{site.base}/large", hold)
+    assert len(held) == 1
 
 
 async def test_no_packed_answer_is_asked_for(site, fetch):
@@ -245,6 +329,67 @@ async def test_a_name_with_one_private_address_among_public_ones_is_not_asked():
     with pytest.raises(UrlNotAllowedError, match="not public"):
         await fetcher.fetch("https://films.example/")
     await fetcher.close()
+
+
+PARTS = st.sampled_from(
+    [
+        *("https://", "https:", "http://", "//", "/", "\\\\", "@", ":", ":443", ":0", ":99999", ":-1", ":\u0663"),
+        *("[", "]", "[::1]", "[::1%25eth0]", "[v1.a]", "127.0.0.1", "0x7f.1", "a.example", "user:pass", "localhost"),
+        *("%00", "%", "%zz", "?", "#", "*", "$", ".", "..", "\x00", "\r\n", "\t", " ", "Host: x", "a" * 64, "a." * 200),
+        *("xn--", "xn--a", "\u00df", "\u200d", "\u3002", "\uff0e", "\udcff", "\ud800", "\U0001f3ac", "\u202e"),
+    ]
+)
+STRINGS = st.one_of(
+    st.text(st.characters()),
+    st.lists(PARTS, max_size=8).map("".join),
+    st.lists(PARTS, max_size=6).map(lambda parts: "https://" + "".join(parts)),
+    st.text(st.characters()).map(lambda text: f"https://{text}"),
+)
+
+
+@pytest.fixture(scope="module")
+def no_network() -> Iterator[None]:
+    """The system's resolver takes numbers only."""
+    with pytest.MonkeyPatch.context() as patched:
+        ask = socket.getaddrinfo
+        patched.setattr(socket, "getaddrinfo", lambda *a, **options: ask(*a, **options, flags=socket.AI_NUMERICHOST))
+        yield
+
+
+@hypothesis.settings(max_examples=400, deadline=None, suppress_health_check=list(HealthCheck))
+@given(url=STRINGS)
+@example("https://\ud800/")
+@example("https:///")
+@example("https://a.example:99999/")
+@example("https://" + "a." * 10_000)
+def test_every_string_is_fetched_or_refused(no_network, url):
+    async def fetch() -> bytes:
+        fetcher = ImageFetcher(FetchLimits(1000), is_allowed=lambda _: False, ssl_context=CONTEXT)
+        try:
+            return await fetcher.fetch(url)
+        finally:
+            await fetcher.close()
+
+    with pytest.raises((UrlNotAllowedError, UrlFetchError)):
+        asyncio.run(fetch())
+
+
+@pytest.mark.parametrize(
+    "host",
+    [".example", "a" * 64, "..", "a..b", "-a", "_", "*", "xn--a", "xn--", "films.example.", "[::1]", "%61", "\u0663"],
+)
+async def test_hosts_that_no_certificate_can_name_are_refused(site, fetch, host):
+    with pytest.raises((UrlNotAllowedError, UrlFetchError)):
+        await fetch(f"https://{host}:{site.server_port}/poster.jpg")
+
+
+@pytest.mark.parametrize(
+    "location", ["https://", "https://[", "//\u00ff", "https://a:99999/", "https://.example/", "https:///a"]
+)
+async def test_redirects_that_lead_nowhere_are_refused(site, fetch, location):
+    site.location = location
+    with pytest.raises((UrlNotAllowedError, UrlFetchError)):
+        await fetch(f"{site.base}/elsewhere")
 
 
 # -------------------------------------------------------------------------------------------------- over the API

@@ -25,6 +25,7 @@ from onesheet.serving.public_addresses import IpAddress, is_public
 Resolver: TypeAlias = Callable[[str, int], Awaitable[Sequence[IpAddress]]]
 
 _HTTPS_PORT: Final = 443
+_MAX_PORT: Final = 65535
 _MAX_URL: Final = 8 * 1024
 # Their own, for a slow name server must not hold up what else runs on the default threads.
 _RESOLVER_THREADS: Final = 8
@@ -92,7 +93,7 @@ class ImageFetcher:
             async with asyncio.timeout(self._limits.seconds):
                 target = _parsed(url)
                 for _ in range(self._limits.max_redirects + 1):
-                    response = await self._transport.handle_async_request(await self._request(target))
+                    response = await self._ask(target)
                     try:
                         if not response.has_redirect_location:
                             return await self._read(response, hold)
@@ -110,20 +111,24 @@ class ImageFetcher:
         self._resolver.shutdown(wait=False, cancel_futures=True)
         await self._transport.aclose()
 
-    async def _request(self, url: httpx.URL) -> httpx.Request:
-        """A request to the address that was checked; the certificate is still checked for the name."""
+    async def _ask(self, url: httpx.URL) -> httpx.Response:
+        """Ask the address that was checked; the certificate is still checked for the name."""
         # As bytes it is ASCII, whatever the letters of the name.
         host, port = url.raw_host.decode("ascii"), url.port or _HTTPS_PORT
         addresses = await self._resolve(host, port)
         if not addresses or not all(self._is_allowed(address) for address in addresses):
             raise UrlNotAllowedError("the address is not public")
         timeout = httpx.Timeout(self._limits.seconds).as_dict()
-        return httpx.Request(
+        request = httpx.Request(
             "GET",
             url.copy_with(host=str(addresses[0])),
             headers={**_HEADERS, "Host": url.netloc.decode("ascii")},
             extensions={"timeout": timeout, "sni_hostname": host},
         )
+        try:
+            return await self._transport.handle_async_request(request)
+        except ValueError as error:  # a name that no certificate can hold, such as one that begins with a dot
+            raise UrlNotAllowedError("this is no https address") from error
 
     async def _read(self, response: httpx.Response, hold: Callable[[int], None]) -> bytes:
         if response.status_code != httpx.codes.OK:
@@ -160,6 +165,8 @@ def _parsed(url: str, base: httpx.URL | None = None) -> httpx.URL:
         raise UrlNotAllowedError("this is no https address") from error
     if parsed.scheme != "https" or not parsed.raw_host or len(url) > _MAX_URL:
         raise UrlNotAllowedError("only https addresses are fetched")
+    if not 0 < (parsed.port or _HTTPS_PORT) <= _MAX_PORT:
+        raise UrlNotAllowedError("the port of an address is at most 65535")
     if parsed.userinfo:
         raise UrlNotAllowedError("addresses with a user name are not fetched")
     return parsed
