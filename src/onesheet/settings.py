@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, TypeAlias, get
 
 from pydantic import (
     AfterValidator,
+    AliasChoices,
     Field,
     PrivateAttr,
     SecretStr,
@@ -74,6 +75,7 @@ class Settings(BaseSettings):
         extra="ignore",
         frozen=True,
         allow_inf_nan=False,
+        populate_by_name=True,
     )
 
     bundle: str = Field(
@@ -172,7 +174,10 @@ class Settings(BaseSettings):
     ui_host: str = Field("127.0.0.1", description="Address that the web page listens on.")
     ui_port: int = Field(8501, ge=1, le=65535, description="Port of the web page.")
     ui_base_path: SubPath = Field(
-        "", description="Path that the web page is served at, such as /films; a proxy passes it on."
+        "",
+        validation_alias=AliasChoices("ONESHEET_UI_BASE_PATH", "STREAMLIT_SERVER_BASE_URL_PATH"),
+        description="Path that the web page is served at, such as /films, which a proxy passes on; default: "
+        "STREAMLIT_SERVER_BASE_URL_PATH.",
     )
 
     log_url: str = Field(

@@ -379,10 +379,13 @@ def test_it_can_be_used_with_the_keyboard_alone(visit):
 
 def test_an_api_that_goes_and_comes_back(visit, start_site, free_port, tmp_path):
     port, page_port = free_port(), free_port()
+    # Both below a sub-path, as behind a proxy that passes it on.
+    below = {"ONESHEET_ROOT_PATH": "/genres", "ONESHEET_UI_BASE_PATH": "films"}
     serve = ("serve", "--port", str(port))
-    api = start_site(*serve, folder=tmp_path / "api")
-    start = start_site("ui", "--api", f"http://127.0.0.1:{port}", "--port", str(page_port))
+    api = start_site(*serve, folder=tmp_path / "api", **below)
+    start = start_site("ui", "--api", f"http://127.0.0.1:{port}/genres", "--port", str(page_port), **below)
     (url,) = start.read_addresses(1)
+    assert url == f"http://127.0.0.1:{page_port}/films"
     page = visit(url=url)
     upload(page, ("duck.jpg", encoded(DUCK)))
     assert api.stop(signal.SIGTERM) == 0
@@ -391,7 +394,7 @@ def test_an_api_that_goes_and_comes_back(visit, start_site, free_port, tmp_path)
     # What was answered stays; what is new has to wait.
     assert "Comedy" in headline(page)
     screenshot(page, "api-away")
-    start_site(*serve, folder=tmp_path / "api")
+    start_site(*serve, folder=tmp_path / "api", **below)
     page.get_by_text("cannot be reached").first.wait_for(state="detached")
     upload(page, ("pomble.jpg", encoded(POMBLE)))
     page.get_by_text("2 posters answered").wait_for()

@@ -6,7 +6,9 @@ import json
 import re
 import shlex
 import sys
+import threading
 import tomllib
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +97,36 @@ def test_an_image_is_its_packages_and_the_project_and_runs_as_nobody(image):
     assert _of(image, "EXPOSE") == [PORTS[image]]
     variable = json.loads(health.partition("CMD ")[2])[3]
     assert f"{variable}={PORTS[image]}" in " ".join(_of("runtime", "ENV")).split()
+
+
+@pytest.mark.parametrize(
+    ("environment", "path"),
+    [
+        ({}, "/_stcore/health"),
+        ({"ONESHEET_UI_BASE_PATH": "/films/"}, "/films/_stcore/health"),
+        ({"ONESHEET_UI_BASE_PATH": "", "STREAMLIT_SERVER_BASE_URL_PATH": "films"}, "/films/_stcore/health"),
+    ],
+)
+def test_the_health_check_of_the_page_asks_below_its_base_path(environment, path):
+    asked = []
+
+    class Page(BaseHTTPRequestHandler):
+        def do_GET(self):
+            asked.append(self.path)
+            self.send_response(200 if self.path == path else 404)
+            self.end_headers()
+
+        def log_message(self, *_):
+            pass
+
+    command = json.loads(_of("frontend", "HEALTHCHECK")[0].partition("CMD ")[2])[3:]
+    with HTTPServer(("127.0.0.1", 0), Page) as server:
+        thread = threading.Thread(target=server.handle_request)
+        thread.start()
+        told = {"ONESHEET_UI_PORT": str(server.server_port), **environment}
+        checked = run_command([sys.executable, "-IS", ROOT / "deploy/docker/healthy.py", *command], env=told)
+        thread.join(60)
+    assert (checked.returncode, asked) == (0, [path])
 
 
 def test_only_training_has_torch():

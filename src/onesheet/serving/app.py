@@ -29,6 +29,7 @@ from onesheet.serving.problems import (
     RATE_LIMITED,
     REQUEST_TIMEOUT,
     UNAUTHORIZED,
+    Kind,
     install_problem_handlers,
     problem_responses,
 )
@@ -168,7 +169,7 @@ class _Api(FastAPI):
 
 
 def _describe_middleware(operation: dict[str, Any], *, guarded: bool, has_body: bool) -> None:
-    kinds = [
+    kinds: list[Kind] = [
         *([UNAUTHORIZED, RATE_LIMITED] if guarded else []),
         *([REQUEST_TIMEOUT, BODY_TOO_LARGE, ShareExceededError] if has_body else []),
     ]

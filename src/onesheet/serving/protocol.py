@@ -10,12 +10,17 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+from collections import deque
+from collections.abc import Callable
+from functools import partial
 from typing import Any, ClassVar, Final
+from weakref import WeakKeyDictionary
 
 import httptools
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
+from onesheet.serving.context import PROBES
 from onesheet.serving.problems import (
     HEAD_TOO_LARGE,
     MALFORMED_REQUEST,
@@ -36,8 +41,12 @@ ANSWER_SECONDS: Final = 30
 ANSWER_BYTES: Final = 16 * 1024
 # In which a refused client may end what it was sending; closed earlier, it could lose the answer to a TCP reset.
 LINGER_SECONDS: Final = 2
-# Given to the parser at once. It cannot be stopped, and 256 kB hold ten thousand pipelined requests.
-_PIECE_BYTES: Final = 4096
+# Given to the parser at once: it cannot be stopped, and 256 kB hold ten thousand pipelined requests.
+_HEAD_PIECE: Final = 512
+_BODY_PIECE: Final = 4096
+_STARTS_IN_A_TURN: Final = 2
+# Whatever the sub-path.
+_PROBES: Final = tuple(PROBES)
 _HOST: Final = re.compile(rb"[^\s/?#@\\,]*")
 _MAPPED: Final = "::ffff:"
 
@@ -51,6 +60,37 @@ class _Flow(FlowControl):
         """Called whenever the application asks for more, and after every answer."""
         if not self.held:
             super().resume_reading()
+
+
+class _Turns:
+    """Starts requests in the order in which they came, few in each turn of the event loop, probes at once.
+
+    Between two turns the loop accepts one connection and reads what has arrived: with hundreds of requests in each turn
+    a new client would wait for seconds.
+
+    Args:
+        loop: The event loop that answers.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._waiting: deque[Callable[[], None]] = deque()
+
+    def add(self, start: Callable[[], None]) -> None:
+        """Call `start` when it is its turn."""
+        self._waiting.append(start)
+        if len(self._waiting) == 1:
+            self._loop.call_soon(self._take)
+
+    def _take(self) -> None:
+        for _ in range(min(_STARTS_IN_A_TURN, len(self._waiting))):
+            self._waiting.popleft()()
+        if self._waiting:
+            self._loop.call_soon(self._take)
+
+
+# Of each event loop.
+_TURNS: Final = WeakKeyDictionary[asyncio.AbstractEventLoop, _Turns]()
 
 
 class BoundedHttpProtocol(HttpToolsProtocol):
@@ -170,8 +210,9 @@ class BoundedHttpProtocol(HttpToolsProtocol):
     def _parse(self) -> None:
         """Parse until several requests wait; then nothing is read until they are answered, so that all clients are."""
         while self._held and not self.pipeline and self._refusal is None and not self.transport.is_closing():
-            piece = bytes(self._held[:_PIECE_BYTES])
-            del self._held[:_PIECE_BYTES]
+            size = _BODY_PIECE if self._in_body else _HEAD_PIECE
+            piece = bytes(self._held[:size])
+            del self._held[:size]
             self._unreported_bytes += len(piece)
             self._feed(piece)
             if self._head_bytes + self._unreported_bytes > HEAD_BYTES and self._refusal is None:
@@ -222,6 +263,13 @@ class BoundedHttpProtocol(HttpToolsProtocol):
     def _busy(self) -> bool:
         """Whether an answer is under way."""
         return bool(self.pipeline) or (self.cycle is not None and not self.cycle.response_complete)
+
+    def _start_asgi_task(self, cycle: Any, app: Any) -> None:
+        start = partial(super()._start_asgi_task, cycle, app)
+        if cycle.scope["path"].endswith(_PROBES):
+            start()
+        else:
+            _TURNS.setdefault(self.loop, _Turns(self.loop)).add(start)
 
     # ------------------------------------------------------------------------------------------------------ timers
 

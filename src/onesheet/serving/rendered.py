@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import time
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Final, Generic, TypeVar
 
@@ -14,6 +15,9 @@ if TYPE_CHECKING:
 
 # Sub-paths under which the documentation is asked for; a client may choose them where a proxy passes its headers on.
 _MAX_SUB_PATHS: Final = 16
+
+# Between two renderings, as a multiple of the time that one takes: threads of Python slow each other down.
+_REST: Final = 4
 
 _Rendered = TypeVar("_Rendered")
 
@@ -59,7 +63,7 @@ def rendered_once(endpoint: Callable[[Request], Awaitable[Response]]) -> Callabl
 
 
 class Coalesced(Generic[_Rendered]):
-    """Renders on a thread, once for all requests that came before it began.
+    """Renders on a thread, once for all requests that came before it began, and for a fifth of the time at most.
 
     Args:
         render: What takes time; never called twice at once.
@@ -68,6 +72,7 @@ class Coalesced(Generic[_Rendered]):
     def __init__(self, render: Callable[[], _Rendered]) -> None:
         self._render = render
         self._one_at_a_time = asyncio.Lock()
+        self._rest_until = 0.0
         self._next: asyncio.Task[_Rendered] | None = None
 
     async def get(self) -> _Rendered:
@@ -78,5 +83,11 @@ class Coalesced(Generic[_Rendered]):
 
     async def _run(self) -> _Rendered:
         async with self._one_at_a_time:
+            await asyncio.sleep(self._rest_until - time.monotonic())
             self._next = None
-            return await asyncio.to_thread(self._render)
+            started = time.monotonic()
+            try:
+                return await asyncio.to_thread(self._render)
+            finally:
+                ended = time.monotonic()
+                self._rest_until = ended + _REST * (ended - started)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 def complete_routes(app: FastAPI) -> None:
     """Complete the routes that `app` has by now; OpenAPI does not list what is added."""
     for route in list(app.routes):
-        if isinstance(route, APIRoute) and "GET" in route.methods:
+        if isinstance(route, APIRoute) and "GET" in (route.methods or ()):
             head = copy(route)
             head.methods, head.include_in_schema = {"HEAD"}, False
             app.router.routes.append(head)

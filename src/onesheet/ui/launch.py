@@ -65,7 +65,7 @@ def run_page(settings: Settings, on_ready: Callable[[str], None]) -> None:
     _require_free(settings.ui_host, settings.ui_port, "the web page", "--port")
     url = find_api(settings.api_url)
     with _ended_by_sigterm(), _running(_page_command(settings), {"ONESHEET_API_URL": url}) as page:
-        address = _address(settings.ui_host, settings.ui_port)
+        address = _page_address(settings)
         _wait_until(page, f"{address}/_stcore/health", "the web page")
         on_ready(address)
         page.wait()
@@ -85,7 +85,7 @@ def run_both(settings: Settings, on_ready: Callable[[str, str], None]) -> None:
     _require_streamlit()
     _require_free(settings.host, settings.port, "the API", "--api-port")
     _require_free(settings.ui_host, settings.ui_port, "the web page", "--ui-port")
-    api_url, page_url = _address(settings.host, settings.port), _address(settings.ui_host, settings.ui_port)
+    api_url, page_url = _address(settings.host, settings.port), _page_address(settings)
     with (
         _ended_by_sigterm(),
         _running(_api_command(settings), {}) as api,
@@ -131,6 +131,7 @@ def _page_command(settings: Settings) -> list[str]:
         **_LOOK,
         "server.address": settings.ui_host,
         "server.port": str(settings.ui_port),
+        "server.baseUrlPath": settings.ui_base_path.strip("/"),
         "server.maxUploadSize": str(max(1, settings.max_upload_bytes // 2**20)),
     }
     return [
@@ -143,6 +144,10 @@ def _address(host: str, port: int) -> str:
     """Where a person on this machine finds it."""
     shown = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)  # noqa: S104
     return f"http://{shown}:{port}"
+
+
+def _page_address(settings: Settings) -> str:
+    return _address(settings.ui_host, settings.ui_port) + settings.ui_base_path
 
 
 @contextmanager
