@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,12 +19,13 @@ import httpx
 from onesheet.errors import OnesheetError
 from onesheet.load import run_load, upload_request
 from onesheet.predictor import usable_cores
-from onesheet.processes import NEW_GROUP, stop
+from onesheet.processes import running
 
 _WARM_UP_SECONDS: Final = 1.0
 # From a process' loaded model to its open port.
 _LISTEN_SECONDS: Final = 0.2
-_START_SECONDS: Final = 60
+# Where the processor is slow or busy, a start takes minutes; one that fails is noticed at once.
+_START_SECONDS: Final = 900
 _STOP_SECONDS: Final = 15
 # Candidates this near to the best are as good; of them the smallest is taken.
 _NOISE: Final = 0.03
@@ -205,16 +205,13 @@ def running_service(environment: Mapping[str, str], *options: str) -> Iterator[R
             "ONESHEET_LOG_JSON": "true",
             "ONESHEET_PORT": "0",
         }
-        command = [sys.executable, "-m", "onesheet", "serve", *options]
-        with stderr.open("wb") as file:
-            process = subprocess.Popen(
-                command, env={**others, **own, **environment}, stderr=file, cwd=folder, creationflags=NEW_GROUP
-            )
-        try:
+        service = {"env": {**others, **own, **environment}, "cwd": folder}
+        with (
+            stderr.open("wb") as file,
+            running("onesheet", "serve", *options, patience=_STOP_SECONDS, stderr=file, **service) as process,
+        ):
             workers = int(environment.get("ONESHEET_WORKERS", "1"))
             yield RunningService(_wait_until_ready(process, stderr, workers), process.pid)
-        finally:
-            stop(process, _STOP_SECONDS)
 
 
 def _wait_until_ready(process: subprocess.Popen[bytes], stderr: Path, workers: int) -> str:
@@ -222,6 +219,8 @@ def _wait_until_ready(process: subprocess.Popen[bytes], stderr: Path, workers: i
     deadline = time.monotonic() + _START_SECONDS
     while process.poll() is None and time.monotonic() < deadline:
         said = _said(stderr)
+        if failure := next((line for line in said if line["event"] == "model not loaded"), None):
+            raise OnesheetError(f"the service did not start: {failure.get('reason', 'its model could not be loaded')}")
         url = next((str(line["url"]) for line in said if line["event"] == "listening"), None)
         if url and sum(line["event"] == "model ready" for line in said) >= workers:
             time.sleep(_LISTEN_SECONDS)

@@ -10,6 +10,7 @@ import base64
 import hashlib
 import io
 import json
+import sys
 import threading
 import time
 import zipfile
@@ -230,6 +231,6 @@ def test_client_that_breaks_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_client_that_says_nothing_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kaggle.sys, "executable", "false")
+    monkeypatch.setattr(sys, "executable", "false")
     with pytest.raises(FetchError, match="Kaggle's client failed: it says nothing"):
         fetch(SOURCE, tmp_path / "raw")

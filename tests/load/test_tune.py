@@ -74,9 +74,13 @@ def test_the_table_ends_with_lines_for_a_file() -> None:
     assert text.splitlines()[-3:] == ["ONESHEET_WORKERS=2", "ONESHEET_THREADS=1", "ONESHEET_MAX_BATCH=4"]
 
 
-def test_a_service_that_does_not_start_says_why() -> None:
+@pytest.mark.parametrize(
+    ("setting", "value", "reason"),
+    [("WORKERS", "0", "onesheet: ONESHEET_WORKERS must be at least 1, got .0."), ("BUNDLE", "nowhere", "nowhere")],
+)
+def test_a_service_that_does_not_start_says_why(setting: str, value: str, reason: str) -> None:
     with (
-        pytest.raises(OnesheetError, match="did not start: onesheet: ONESHEET_WORKERS must be at least 1, got '0'"),
-        running_service({"ONESHEET_WORKERS": "0"}),
+        pytest.raises(OnesheetError, match=f"did not start: .*{reason}"),
+        running_service({f"ONESHEET_{setting}": value}),
     ):
         pytest.fail("it started")

@@ -6,7 +6,6 @@ import multiprocessing
 import os
 import sys
 import tempfile
-import threading
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -17,6 +16,7 @@ from typing import Final
 
 from onesheet.cloud.transfer import download
 from onesheet.errors import OnesheetError, TrainingError, reason
+from onesheet.processes import end_with_parent
 from onesheet.training.config import TrainConfig
 from onesheet.training.launch import Machine
 
@@ -90,7 +90,7 @@ def _end(process: SpawnProcess) -> None:
 
 
 def _training_process(part: Part, sender: Connection) -> None:
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    end_with_parent()
     # Lightning writes a checkpoint to a temporary file and moves it, which is all or nothing on one disk only.
     part.scratch.mkdir(parents=True, exist_ok=True)
     os.environ["TMPDIR"] = tempfile.tempdir = str(part.scratch)
@@ -117,11 +117,3 @@ def _train_as_planned(part: Part) -> None:
     plan = meeting.agree(part.plan, get_ready)
     if plan != Plan.DONE:
         train_together(replace(part.config, resume=plan == Plan.RESUME), part.machine)
-
-
-def _end_with_parent() -> None:
-    """Whoever kills the worker shall not leave its training behind."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)

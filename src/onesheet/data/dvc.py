@@ -7,7 +7,6 @@ import json
 import math
 import queue
 import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -16,6 +15,7 @@ from dataclasses import asdict, dataclass
 from typing import IO, Any, Final, Literal, cast
 
 from onesheet.errors import TransferError
+from onesheet.processes import module_command
 
 PAUSES_S: Final = (2.0, 10.0)
 """Seconds to wait before further attempts in a row that bring nothing; after the last, the error stands."""
@@ -130,9 +130,9 @@ def _attempt(order: Order, counter: _Counter) -> dict[str, Any]:
 @contextlib.contextmanager
 def _worker(order: Order, log: IO[bytes]) -> Iterator[tuple[subprocess.Popen[bytes], queue.Queue[bytes]]]:
     """DVC in a process of its own: the process, and the lines that it tells; an empty one after the last."""
-    command = [sys.executable, "-P", "-m", f"{__package__}.dvc_worker", json.dumps(asdict(order))]
+    command = module_command(f"{__package__}.dvc_worker", json.dumps(asdict(order)))
     told: queue.Queue[bytes] = queue.Queue()
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log) as process:
+    with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log) as process:
         # Windows cannot wait for a pipe with a time limit, but for a queue.
         reader = threading.Thread(target=_read, args=(process.stdout, told), daemon=True)
         reader.start()

@@ -15,7 +15,6 @@ import logging
 import os
 import signal
 import sys
-import threading
 import time
 from typing import Any, Final
 
@@ -150,16 +149,9 @@ def _tell(told: int, message: dict[str, Any]) -> None:
     os.write(told, json.dumps(message).encode() + b"\n")
 
 
-def _end_with_parent() -> None:
-    """The parent holds the other end of stdin; two at once would lock each other out."""
-    sys.stdin.read()
-    os._exit(1)
-
-
 def main() -> None:
     """Do what the order says, and tell how it went."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent
-    threading.Thread(target=_end_with_parent, daemon=True).start()
     told = os.dup(1)
     os.dup2(2, 1)  # nobody else says anything there
     order = json.loads(sys.argv[1])

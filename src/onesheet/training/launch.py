@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 from uuid import uuid4
 
 from onesheet.errors import ConfigError, TrainingError
+from onesheet.processes import end_with_parent
 
 if TYPE_CHECKING:
     from onesheet.training.config import TrainConfig
@@ -149,6 +150,7 @@ def _own_signals() -> Iterator[None]:
 
 def _recorded(work: Callable[[TrainConfig], _Result], config: TrainConfig) -> _Result:
     """Called in each process; `record` carries an exception's message back to the launcher."""
+    end_with_parent()
     from torch.distributed.elastic.multiprocessing.errors import record
 
     return cast("_Result", record(work)(config))

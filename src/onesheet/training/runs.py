@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -14,9 +12,11 @@ from rich.table import Table
 from onesheet.errors import TrainingError, reason
 from onesheet.mlflow_artifacts import database_file, settle_artifacts
 from onesheet.mlflow_store import open_mlflow_store
+from onesheet.processes import running
 from onesheet.training.config import TrainConfig
 
 MAX_RUNS: Final = 1000
+_STOP_SECONDS: Final = 10
 
 # Where a run lies says nothing of what it tried.
 _NO_DIFFERENCE: Final = ("name", "run_dir", "resume", "logger", "trainer.progress", "trainer.log_every")
@@ -146,19 +146,9 @@ def show_store(uri: str, host: str, port: int) -> int:
     address = open_mlflow_store(uri)
     if database := database_file(uri):
         settle_artifacts(database)
-    command = [
-        sys.executable,
-        "-m",
-        "mlflow",
-        "ui",
-        "--backend-store-uri",
-        address,
-        "--host",
-        host,
-        "--port",
-        str(port),
-    ]
-    return subprocess.run(command, check=False).returncode
+    place = ("--backend-store-uri", address, "--host", host, "--port", str(port))
+    with running("mlflow", "ui", *place, patience=_STOP_SECONDS) as server:
+        return server.wait()
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:

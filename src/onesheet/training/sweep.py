@@ -19,6 +19,7 @@ from optuna.trial import FrozenTrial, TrialState
 from onesheet.configs import read_config
 from onesheet.errors import ConfigError, OnesheetError, reason
 from onesheet.predictor import usable_cores
+from onesheet.processes import end_with_parent
 from onesheet.training.compose import compose_config
 from onesheet.training.searchspace import SearchSpace
 
@@ -177,6 +178,7 @@ def _check(space: SearchSpace, sweep: Sweep) -> None:
 
 def _work(sweep: Sweep, trials: int, number: int, workers: int) -> None:
     """One worker process: its share of the trials, on its share of the cores, or on a GPU of its own."""
+    end_with_parent()
     import torch
 
     torch.set_num_threads(max(1, usable_cores() // workers))

@@ -7,7 +7,6 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from onesheet.data.progress import Progress
 from onesheet.data.sources.base import need_extra, retry
 from onesheet.errors import FetchError
+from onesheet.processes import module_command
 
 if TYPE_CHECKING:
     from onesheet.data.progress import Report
@@ -71,8 +71,8 @@ def _download_once(handle: str, work: Path, report: Report) -> Path:
     answer_file.unlink(missing_ok=True)
     with log_file.open("wb") as log:
         process = subprocess.Popen(
-            [sys.executable, "-P", "-m", f"{__package__}.kaggle_worker", handle, str(answer_file)],
-            stdin=subprocess.PIPE,
+            module_command(f"{__package__}.kaggle_worker", handle, str(answer_file)),
+            stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
             env={**os.environ, "KAGGLEHUB_CACHE": str(work / "cache"), "TQDM_DISABLE": "1"},

@@ -8,9 +8,7 @@ the process.
 from __future__ import annotations
 
 import json
-import os
 import sys
-import threading
 import zipfile
 from pathlib import Path
 
@@ -38,12 +36,5 @@ def download(handle: str) -> dict[str, str | int]:
         return {"error": "damaged", "message": str(error)}
 
 
-def _end_with_parent() -> None:
-    """The parent holds the other end of stdin; two downloads into one folder would spoil each other."""
-    sys.stdin.read()
-    os._exit(1)
-
-
 if __name__ == "__main__":
-    threading.Thread(target=_end_with_parent, daemon=True).start()
     Path(sys.argv[2]).write_text(json.dumps(download(sys.argv[1])))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from onesheet.errors import ReportError
+from onesheet.processes import module_command
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -63,7 +63,7 @@ def make_report(
         parquet.write_table(table(_numbers(reference, separation.reference)), folder / "reference.parquet")
         parquet.write_table(table(_numbers(window, separation.current)), folder / "current.parquet")
         (folder / "tested.json").write_text(json.dumps({"rate": rate, "columns": tested}), encoding="utf-8")
-        command = [sys.executable, "-m", "onesheet.monitoring.drift.evidently_report", name]
+        command = module_command("onesheet.monitoring.drift.evidently_report", name)
         try:
             subprocess.run(
                 command,
