@@ -16,6 +16,7 @@ from uuid import uuid4
 
 import httpx
 import numpy as np
+import psutil
 import pytest
 from PIL import Image
 
@@ -424,12 +425,16 @@ def test_twenty_visitors_at_once(site, browser):
 # ---------------------------------------------------------------------------------------------------- the command
 
 
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
-def test_up_stops_both(start_site, free_port, how):
-    site = start_site("up", "--api-port", str(free_port()), "--ui-port", str(free_port()))
+@pytest.mark.parametrize(("how", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 0), (signal.SIGKILL, -9)])
+def test_up_stops_both(start_site, free_port, how, code):
+    site = start_site(
+        "up", "--api-port", str(free_port()), "--ui-port", str(free_port()), ONESHEET_WORKERS="2", ONESHEET_THREADS="1"
+    )
     addresses = site.read_addresses(2)
     assert [httpx.get(url).status_code for url in (addresses[0], f"{addresses[1]}/livez")] == [200, 200]
-    assert site.stop(how) == (130 if how == signal.SIGINT else 0)
+    family = psutil.Process(site.process.pid).children(recursive=True)
+    assert site.stop(how) == code
+    assert psutil.wait_procs(family, timeout=60)[1] == []  # one that is killed can only be noticed by them
     for url in addresses:
         with pytest.raises(httpx.ConnectError):
             httpx.get(url)
@@ -450,8 +455,6 @@ def test_a_port_that_is_taken(site, start_site, free_port):
 
 
 def test_when_the_api_ends_so_does_the_page_and_it_is_said(start_site, free_port):
-    import psutil
-
     site = start_site("up", "--api-port", str(free_port()), "--ui-port", str(free_port()))
     page, _ = site.read_addresses(2)
     api = next(child for child in psutil.Process(site.process.pid).children() if "serve" in child.cmdline())
@@ -467,6 +470,19 @@ def is_gone(address):
     except httpx.TransportError:
         return True
     return False
+
+
+def test_a_page_that_fails_is_noticed_while_the_api_starts(start_site, free_port, tmp_path):
+    """However long that takes."""
+    hook = "import sys, time\n" + "".join(
+        f"if {module!r} in sys.orig_argv:\n    {what}\n"
+        for module, what in {"onesheet.ui": "sys.exit('no streamlit')", "serve": "time.sleep(600)"}.items()
+    )
+    (tmp_path / "sitecustomize.py").write_text(hook)
+    ports = ("--api-port", str(free_port()), "--ui-port", str(free_port()))
+    site = start_site("up", *ports, PYTHONPATH=str(tmp_path))
+    assert site.process.wait(120) == 1
+    assert "onesheet: the web page did not start; what it said stands above" in site.errors.read_text()
 
 
 def test_a_bundle_that_is_not_there(start_site, free_port):

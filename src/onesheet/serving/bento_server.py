@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import sys
 from contextlib import closing
 from typing import TYPE_CHECKING, Final
 
@@ -12,14 +11,18 @@ import structlog
 from pydantic import SecretStr
 
 from onesheet.errors import InvalidRequestError, MissingExtraError
+from onesheet.listening import address_of, listen
 from onesheet.log import configure_logging
+from onesheet.processes import become
 from onesheet.serving.preflight import check_service
-from onesheet.serving.server import address_of, listen
 
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
 
     from onesheet.settings import Settings
+
+ARBITER_VARIABLE: Final = "ONESHEET_BENTOML_ARBITER"
+"""Environment variable with the process ID of BentoML's parent process, which its workers end with."""
 
 _SERVICE: Final = "onesheet.serving.bento_app:Onesheet"
 
@@ -47,8 +50,9 @@ def serve_with_bentoml(settings: Settings) -> None:
     with closing(listen(settings.host, settings.port)) as listener:
         port = listener.getsockname()[1]
         logger.info("listening", url=address_of(listener), workers=settings.workers, engine="bentoml")
-    command = [sys.executable, "-m", "bentoml", "serve", _SERVICE, "--host", settings.host, "--port", str(port)]
-    os.execve(command[0], command, {**os.environ, **_as_environment(settings), "BENTOML_DO_NOT_TRACK": "true"})  # noqa: S606
+    own = {"BENTOML_DO_NOT_TRACK": "true", ARBITER_VARIABLE: str(os.getpid())}
+    environment = {**os.environ, **_as_environment(settings), **own}
+    become("bentoml", "serve", _SERVICE, "--host", settings.host, "--port", str(port), environment=environment)
 
 
 def _as_environment(settings: Settings) -> dict[str, str]:

@@ -6,25 +6,24 @@ import errno
 import importlib.util
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Final
 
 import httpx
 
 from onesheet.errors import MissingExtraError, NotReadyError, OnesheetError
-from onesheet.processes import NEW_GROUP, stop
+from onesheet.listening import listen
+from onesheet.processes import running
 from onesheet.settings import Settings
 from onesheet.ui.address import find_api
 
-_START_SECONDS: Final = 90
 _STOP_SECONDS: Final = 10
-_ANSWER_SECONDS: Final = 2
+_ANSWER_SECONDS: Final = 5
 _POLL_SECONDS: Final = 0.1
 _PAGE: Final = Path(__file__).with_name("page.py")
 
@@ -64,9 +63,9 @@ def run_page(settings: Settings, on_ready: Callable[[str], None]) -> None:
     _require_streamlit()
     _require_free(settings.ui_host, settings.ui_port, "the web page", "--port")
     url = find_api(settings.api_url)
-    with _ended_by_sigterm(), _running(_page_command(settings), {"ONESHEET_API_URL": url}) as page:
+    with _ended_by_sigterm(), _page(settings, url) as page:
         address = _page_address(settings)
-        _wait_until(page, f"{address}/_stcore/health", "the web page")
+        _wait_until(f"{address}/_stcore/health", "the web page", {"the web page": page})
         on_ready(address)
         page.wait()
         raise OnesheetError("the web page has ended by itself")
@@ -86,17 +85,14 @@ def run_both(settings: Settings, on_ready: Callable[[str, str], None]) -> None:
     _require_free(settings.host, settings.port, "the API", "--api-port")
     _require_free(settings.ui_host, settings.ui_port, "the web page", "--ui-port")
     api_url, page_url = _address(settings.host, settings.port), _page_address(settings)
-    with (
-        _ended_by_sigterm(),
-        _running(_api_command(settings), {}) as api,
-        _running(_page_command(settings), {"ONESHEET_API_URL": api_url}) as page,
-    ):
-        _wait_until(api, f"{api_url}/readyz", "the API")
-        _wait_until(page, f"{page_url}/_stcore/health", "the web page")
+    with _ended_by_sigterm(), _api(settings) as api, _page(settings, api_url) as page:
+        processes = {"the API": api, "the web page": page}
+        _wait_until(f"{api_url}/readyz", "the API", processes)
+        _wait_until(f"{page_url}/_stcore/health", "the web page", processes)
         on_ready(api_url, page_url)
-        while api.poll() is None and page.poll() is None:
+        while not (ended := _ended(processes)):
             time.sleep(_POLL_SECONDS)
-        raise OnesheetError(f"{'the web page' if api.poll() is None else 'the API'} has ended by itself")
+        raise OnesheetError(f"{ended} has ended by itself")
 
 
 def _require_streamlit() -> None:
@@ -105,28 +101,24 @@ def _require_streamlit() -> None:
 
 
 def _require_free(host: str, port: int, what: str, option: str) -> None:
-    """Say so before anything is started, where somebody listens already."""
+    """Check that a port can be listened on before anything is started."""
     try:
-        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        with socket.socket(family, socket.SOCK_STREAM) as listener:
-            if sys.platform != "win32":  # where it would take the port from whoever listens
-                listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            listener.bind(address)
-            listener.listen(1)
-    except OSError as error:
-        if error.errno == errno.EADDRINUSE:
+        listen(host, port).close()
+    except OnesheetError as error:
+        if getattr(error.__cause__, "errno", None) == errno.EADDRINUSE:
             raise OnesheetError(
                 f"port {port}, meant for {what}, is taken; name another one with {option}, or stop what listens there"
             ) from error
-        raise OnesheetError(f"{what} cannot listen on {host} port {port}: {error.strerror}") from error
+        raise OnesheetError(f"{what}: {error.message}") from error
 
 
-def _api_command(settings: Settings) -> list[str]:
+def _api(settings: Settings) -> AbstractContextManager[subprocess.Popen[bytes]]:
     options = {"--bundle": settings.bundle, "--host": settings.host, "--port": str(settings.port)}
-    return [sys.executable, "-m", "onesheet", "serve", *(part for option in options.items() for part in option)]
+    arguments = [part for option in options.items() for part in option]
+    return running("onesheet", "serve", *arguments, patience=_STOP_SECONDS, stdout=sys.stderr)
 
 
-def _page_command(settings: Settings) -> list[str]:
+def _page(settings: Settings, api_url: str) -> AbstractContextManager[subprocess.Popen[bytes]]:
     options = {
         **_LOOK,
         "server.address": settings.ui_host,
@@ -134,10 +126,9 @@ def _page_command(settings: Settings) -> list[str]:
         "server.baseUrlPath": settings.ui_base_path.strip("/"),
         "server.maxUploadSize": str(max(1, settings.max_upload_bytes // 2**20)),
     }
-    return [
-        *(sys.executable, "-m", "onesheet.ui", "run", str(_PAGE)),
-        *(f"--{name}={value}" for name, value in options.items()),
-    ]
+    arguments = ["run", str(_PAGE), *(f"--{name}={value}" for name, value in options.items())]
+    environment = {**os.environ, "ONESHEET_API_URL": api_url}
+    return running("onesheet.ui", *arguments, patience=_STOP_SECONDS, stdout=sys.stderr, env=environment)
 
 
 def _address(host: str, port: int) -> str:
@@ -148,22 +139,6 @@ def _address(host: str, port: int) -> str:
 
 def _page_address(settings: Settings) -> str:
     return _address(settings.ui_host, settings.ui_port) + settings.ui_base_path
-
-
-@contextmanager
-def _running(command: list[str], environment: Mapping[str, str]) -> Iterator[subprocess.Popen[bytes]]:
-    """A process of its own group, so that Ctrl-C reaches it through us, once and in order; all it says is for a log."""
-    process = subprocess.Popen(
-        command,
-        env={**os.environ, **environment},
-        stdout=sys.stderr,
-        start_new_session=True,
-        creationflags=NEW_GROUP,
-    )
-    try:
-        yield process
-    finally:
-        stop(process, _STOP_SECONDS)
 
 
 @contextmanager
@@ -180,16 +155,25 @@ def _ended_by_sigterm() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _wait_until(process: subprocess.Popen[bytes], url: str, what: str) -> None:
-    deadline = time.monotonic() + _START_SECONDS
-    while process.poll() is None and time.monotonic() < deadline:
+def _wait_until(url: str, what: str, processes: Mapping[str, subprocess.Popen[bytes]]) -> None:
+    """Wait until a URL answers with success, however long a process takes to start.
+
+    Raises:
+        OnesheetError: A process has ended, or the API says that it cannot load its model.
+    """
+    while not (ended := _ended(processes)):
         response = _ask(url)
         if response is not None and response.is_success:
             return
         if response is not None and _is_final(response):
             raise OnesheetError(f"{what} cannot answer: {response.json()['detail']}")
         time.sleep(_POLL_SECONDS)
-    raise OnesheetError(f"{what} did not start; what it said stands above")
+    raise OnesheetError(f"{ended} did not start; what it said stands above")
+
+
+def _ended(processes: Mapping[str, subprocess.Popen[bytes]]) -> str | None:
+    """Name of a process that has ended; None while all are running."""
+    return next((name for name, process in processes.items() if process.poll() is not None), None)
 
 
 def _ask(url: str) -> httpx.Response | None:

@@ -18,6 +18,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, g
 
 from onesheet.bundle import load_bundle
 from onesheet.errors import OnesheetError, OverloadedError, UnknownDriftRunError, WebhookError
+from onesheet.listening import address_of, listen
 from onesheet.log import configure_logging
 from onesheet.monitoring.drift.metrics import LatestRun
 from onesheet.monitoring.drift.run import find_drift
@@ -25,9 +26,8 @@ from onesheet.monitoring.drift.webhook import tell_of_drift
 from onesheet.predictionlog import DriftRun, DriftRuns, PredictionLog
 from onesheet.serving.drift_routes import report_response
 from onesheet.serving.problems import install_problem_handlers, problem_responses
-from onesheet.serving.protocol import BoundedHttpProtocol
 from onesheet.serving.routing import complete_routes
-from onesheet.serving.server import address_of, listen, stopping_quietly
+from onesheet.serving.server import stopping_quietly
 
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
