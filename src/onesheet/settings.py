@@ -126,6 +126,11 @@ class Settings(BaseSettings):
     host: str = Field("127.0.0.1", description="Address that the API listens on.")
     port: int = Field(8000, ge=0, le=65535, description="Port of the API; 0 takes any free one.")
     workers: int = Field(1, ge=1, description="Processes that serve the API side by side.")
+    worker_timeout_seconds: float = Field(
+        20,
+        gt=0,
+        description="End and restart a worker process that has started and does not respond for this many seconds.",
+    )
     threads: int | None = Field(
         None, ge=1, description="Worker threads of a process; default: the cores, or its share of them and one."
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import socket
@@ -12,6 +13,7 @@ import httpx
 import pytest
 
 from onesheet.errors import OnesheetError
+from onesheet.listening import address_of, listen
 from onesheet.predictor import Predictor
 from onesheet.serving import serve
 from tests.processes import MAX_WAIT
@@ -139,9 +141,52 @@ def test_an_address_that_cannot_be_had_is_told_in_one_line(restored_logging, set
             serve(settings.model_copy(update={"host": host, "port": port}))
 
 
-@pytest.mark.skipif(not socket.has_ipv6, reason="needs IPv6")
-def test_an_ipv6_address_is_written_as_urls_want_it():
-    from onesheet.serving.server import address_of, listen
+needs_ipv6 = pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="needs IPv6")
 
+
+@needs_ipv6
+def test_an_ipv6_address_is_written_as_urls_want_it():
     with closing(listen("::1", 0)) as listener:
         assert address_of(listener) == f"http://[::1]:{listener.getsockname()[1]}"
+
+
+@needs_ipv6
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize(
+    ("host", "reached_at"),
+    [("::", ["127.0.0.1", "::1"]), ("::1", ["::1"]), ("0.0.0.0", ["127.0.0.1"])],  # noqa: S104  that is the point
+)
+def test_all_addresses_of_ipv6_are_those_of_ipv4_too(host, reached_at, workers):
+    with closing(listen(host, 0, workers)) as listener:
+        listener.listen()
+        for address in ("127.0.0.1", "::1"):
+            with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET) as client:
+                refused = client.connect_ex((address, listener.getsockname()[1]))
+            assert bool(refused) is (address not in reached_at)
+
+
+@needs_ipv6
+def test_a_service_on_ipv6_knows_its_ipv4_clients_by_their_addresses(serving, free_port):
+    """Of the API and of the operators' port, in several processes, and behind a load balancer."""
+    admin = free_port()
+    server = serving(
+        "--host", "::", WORKERS="2", ADMIN_PORT=str(admin), TRUSTED_PROXIES="127.0.0.1", RATE_LIMIT="1", THREADS="1"
+    )
+    port = server.address[1]
+    for address in ("127.0.0.1", "[::1]"):
+        assert httpx.get(f"http://{address}:{port}/readyz").status_code == 200
+        assert httpx.get(f"http://{address}:{admin}/metrics").status_code == 200
+    # Were the proxy not known, all of these would come from one client, which may ask each worker once a minute.
+    for number in range(4):
+        forwarded = {"X-Forwarded-For": f"192.0.2.{number}"}
+        assert httpx.get(f"http://127.0.0.1:{port}/model", headers=forwarded).status_code == 200
+
+
+@pytest.mark.parametrize(("host", "error"), [("::", errno.EAFNOSUPPORT), ("::1", errno.EADDRNOTAVAIL)])
+def test_a_machine_without_ipv6_is_told_what_to_listen_on(monkeypatch, host, error):
+    def unsupported(*_: object, **__: object) -> None:
+        raise OSError(error, os.strerror(error))
+
+    monkeypatch.setattr(socket, "create_server", unsupported)
+    with pytest.raises(OnesheetError, match=f"cannot listen on {host}, port 80: this machine has no IPv6; use 0.0.0.0"):
+        listen(host, 80)

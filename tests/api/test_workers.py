@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
+import subprocess
 import sys
 
 import httpx
@@ -12,7 +14,7 @@ import psutil
 import pytest
 
 from onesheet.errors import OnesheetError
-from onesheet.serving.server import listen
+from onesheet.listening import listen
 from tests.processes import MAX_WAIT
 
 
@@ -40,6 +42,65 @@ def test_a_killed_worker_is_replaced_and_no_answer_is_lost_from_the_log(serving,
     assert len(logged) <= len(clients.ids) + clients.broken
     assert any(line["event"].startswith("worker died") for line in server.lines())
     assert server.stop() == 0
+
+
+def restarts(server) -> dict[str, float]:
+    """By reason, as Prometheus reads them."""
+    found = re.findall(r'onesheet_worker_restarts_total{reason="(\w+)"} (.+)', httpx.get(f"{server.url}/metrics").text)
+    return {reason: float(count) for reason, count in found}
+
+
+def test_workers_that_start_slowly_are_waited_for(serving, tmp_path, monkeypatch):
+    """For longer than a worker that has started may be silent, and than uvicorn's supervisor would wait."""
+    slow = "import sys, time\nif '--multiprocessing-fork' in sys.orig_argv:\n    time.sleep(6)\n"
+    (tmp_path / "sitecustomize.py").write_text(slow)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    server = serving(WORKERS="2", WORKER_TIMEOUT_SECONDS="5")
+    assert restarts(server)["start_failed"] == 0
+    assert [line for line in server.lines() if line["event"].startswith("worker")] == []
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGSTOP"), reason="needs SIGSTOP")
+def test_a_hung_worker_is_replaced_and_counted(serving, make_poster, eventually):
+    server = serving(WORKERS="2", WORKER_TIMEOUT_SECONDS="2")
+    server.wait_for_workers(2)
+    hung = server.workers()[0]
+    os.kill(hung, signal.SIGSTOP)
+    eventually(lambda: hung not in server.workers() and len(server.workers()) == 2, 60)
+    eventually(lambda: restarts(server)["hung"] >= 1, 60)
+    assert httpx.post(f"{server.url}/predict", files={"file": make_poster()}, timeout=60).status_code == 200
+    assert any(line["event"].startswith("worker hung") and line["pid"] == hung for line in server.lines())
+
+
+def test_workers_that_cannot_start_end_the_service_with_the_reason(tiny_bundle, tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    missing = "import sys\nsys.modules['opentelemetry.instrumentation.asgi'] = None\n"
+    (tmp_path / "sitecustomize.py").write_text(missing)
+    environment = {"ONESHEET_WORKERS": "2", "ONESHEET_OTLP_ENDPOINT": "http://127.0.0.1:1", "ONESHEET_PORT": "0"}
+    done = subprocess.run(
+        [sys.executable, "-m", "onesheet", "serve", "--bundle", str(tiny_bundle)],
+        env={**os.environ, **environment},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    last = done.stderr.splitlines()[-1]
+    assert last == "onesheet: no worker process can start: traces need OpenTelemetry: install onesheet[tracing]"
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("engine", ["fastapi", "bentoml"])
+def test_workers_end_with_a_supervisor_that_is_killed(serving, eventually, tmp_path, monkeypatch, engine):
+    """As by the system when memory is short: what held the port is gone, and the service can be started again."""
+    monkeypatch.setenv("BENTOML_HOME", str(tmp_path / "bentoml"))
+    server = serving("--engine", engine, WORKERS="2")
+    family = psutil.Process(server.process.pid).children(recursive=True)
+    assert len(family) >= 2
+    server.process.kill()
+    eventually(lambda: not any(process.is_running() for process in family), 60)
+    listen(*server.address).close()
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the processes share one socket")

@@ -26,6 +26,7 @@ from onesheet.monitoring.drift.webhook import tell_of_drift
 from onesheet.predictionlog import DriftRun, DriftRuns, PredictionLog
 from onesheet.serving.drift_routes import report_response
 from onesheet.serving.problems import install_problem_handlers, problem_responses
+from onesheet.serving.protocol import BoundedHttpProtocol
 from onesheet.serving.routing import complete_routes
 from onesheet.serving.server import stopping_quietly
 
