@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import socket
 import threading
 from contextlib import closing
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
@@ -221,6 +223,25 @@ def test_pipelined_requests_that_wait_are_not_parsed_and_not_read(address, monke
     answer = exchange(address, PLAIN * 20_000 + LAST)
     assert answer.count(b"HTTP/1.1 200") == 20_001
     assert most < 200
+
+
+def test_in_a_turn_of_the_event_loop_few_requests_start_in_their_order():
+    """Between the turns new clients are accepted, and probes answered."""
+    started: list[int] = []
+    per_turn: list[int] = []
+
+    async def run() -> None:
+        turns = protocol._Turns(asyncio.get_running_loop())
+        for number in range(20):
+            turns.add(partial(started.append, number))
+        while len(started) < 20:
+            before = len(started)
+            await asyncio.sleep(0)
+            per_turn.append(len(started) - before)
+
+    asyncio.run(run())
+    assert started == list(range(20))
+    assert max(per_turn) <= 4
 
 
 def test_a_client_that_does_not_read_its_answer_is_cut_off(address, monkeypatch, eventually):

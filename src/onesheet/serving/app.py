@@ -169,10 +169,11 @@ class _Api(FastAPI):
 
 
 def _describe_middleware(operation: dict[str, Any], *, guarded: bool, has_body: bool) -> None:
-    kinds: list[Kind] = [
-        *([UNAUTHORIZED, RATE_LIMITED] if guarded else []),
-        *([REQUEST_TIMEOUT, BODY_TOO_LARGE, ShareExceededError] if has_body else []),
-    ]
+    kinds: list[Kind] = []
+    if guarded:
+        kinds += [UNAUTHORIZED, RATE_LIMITED]
+    if has_body:
+        kinds += [REQUEST_TIMEOUT, BODY_TOO_LARGE, ShareExceededError]
     for status, response in problem_responses(*kinds).items():
         operation["responses"].setdefault(str(status), response)
     if guarded and "security" not in operation:
