@@ -323,6 +323,23 @@ def test_tables_that_are_dropped_in_postgresql_are_made_again(postgres_log_url, 
         log.add_feedback(Feedback(given.id, NOW, ()))
 
 
+def test_what_a_user_of_postgresql_may_not_is_told_as_it_is(postgres_log_url):
+    engine = create_engine(postgres_log_url.replace("postgresql", "postgresql+psycopg"))
+    with closing(PredictionLog(postgres_log_url)) as log:
+        log.migrate()
+        with engine.begin() as connection:
+            connection.execute(
+                text(
+                    "CREATE VIEW in_the_way AS SELECT 1; DROP TABLE predictions; "
+                    "CREATE VIEW predictions AS SELECT gen_random_uuid() AS id"
+                )
+            )
+        engine.dispose()
+        with pytest.raises(LogUnavailableError) as refused:
+            log.append([answer()])
+    assert "predictions" in str(refused.value.__cause__)
+
+
 def test_models_that_have_other_numbers_after_a_restore_are_not_mixed_up(postgres_log_url):
     with closing(PredictionLog(postgres_log_url)) as log:
         log.migrate()

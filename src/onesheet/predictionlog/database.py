@@ -86,6 +86,7 @@ class Database:
         Raises:
             LogUnavailableError: Nothing of it can be relied on to be there.
         """
+        failure: Exception = LogUnavailableError("the prediction log is being replaced")
         with _available():
             for _ in range(_ATTEMPTS):
                 opening = self._make_ready()
@@ -94,11 +95,11 @@ class Database:
                         result = work(connection)
                         self._count_change(connection)
                 except DBAPIError as error:
-                    self._expect_missing_tables(error)
+                    failure = self._expect_missing_tables(error)
                 else:
                     if self._is_still_open(opening):
                         return result
-            raise LogUnavailableError("the prediction log is being replaced")
+            raise failure
 
     def rows(self, query: Select[Any]) -> Iterator[Row[Any]]:
         """What a query finds, in bounded memory.
@@ -106,6 +107,7 @@ class Database:
         Raises:
             LogUnavailableError: The database cannot be read.
         """
+        failure: Exception = LogUnavailableError("the prediction log is being replaced")
         with _available():
             for _ in range(_ATTEMPTS):
                 self._make_ready()
@@ -113,11 +115,11 @@ class Database:
                     try:
                         found = connection.execution_options(yield_per=_BATCH).execute(query)
                     except DBAPIError as error:
-                        self._expect_missing_tables(error)
+                        failure = self._expect_missing_tables(error)
                         continue
                     yield from found
                     return
-            raise LogUnavailableError("the prediction log is being replaced")
+            raise failure
 
     def close(self) -> None:
         """Close all connections."""
@@ -148,20 +150,26 @@ class Database:
         """Whether nothing was replaced since, noticed by this thread or by another."""
         return self._file is None or (self._file.openings == opening and self._file.is_current())
 
-    def _expect_missing_tables(self, error: DBAPIError) -> None:
-        """Have the tables made again where a statement failed because they, or their columns, are not there."""
+    def _expect_missing_tables(self, error: DBAPIError) -> DBAPIError:
+        """Have the tables made again where a statement failed because they, or their columns, are not there.
+
+        Returns:
+            The error, for when that does not help.
+        """
         is_missing = isinstance(error, ProgrammingError) or (
             getattr(error.orig, "sqlite_errorcode", None) == sqlite3.SQLITE_ERROR
         )
         if not (self._migrates and is_missing):
             raise error
         self._lacks_tables = True
+        return error
 
     def _count_change(self, connection: Connection) -> None:
-        """See `SqliteFile`."""
+        """See `SqliteFile`; past SQLAlchemy, which takes ten times as long for it."""
+        driver: Any = connection.connection.driver_connection
         if self._file is not None:
-            version = int(connection.exec_driver_sql("PRAGMA user_version").scalar_one())
-            connection.exec_driver_sql(f"PRAGMA user_version={following(version)}")
+            (version,) = driver.execute("PRAGMA user_version").fetchone()
+            driver.execute(f"PRAGMA user_version={following(version)}")
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 from typing import Final
 
@@ -13,6 +14,8 @@ from onesheet.predictionlog.schema import METADATA
 _MIGRATIONS: Final = Path(__file__).with_name("migrations")
 # Any number, the same for everybody who wants to migrate.
 _POSTGRES_LOCK: Final = 7_237_401
+# Alembic keeps what it works on in global variables.
+_ALONE: Final = threading.Lock()
 
 
 def upgrade(engine: Engine) -> None:
@@ -27,7 +30,7 @@ def upgrade(engine: Engine) -> None:
 
     config = Config()
     config.set_main_option("script_location", str(_MIGRATIONS).replace("%", "%%"))
-    with engine.connect() as connection:
+    with _ALONE, engine.connect() as connection:
         if engine.dialect.name == "sqlite":
             connection.exec_driver_sql("BEGIN IMMEDIATE")
         else:

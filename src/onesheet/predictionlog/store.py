@@ -10,7 +10,7 @@ from typing import Any, Final
 from uuid import UUID
 
 import numpy as np
-from sqlalchemy import Connection, Executable, Row, Select, delete, exists, func, select
+from sqlalchemy import Connection, Executable, Row, Select, bindparam, delete, exists, func, select
 from sqlalchemy.dialects import postgresql, sqlite
 
 from onesheet.errors import LogUnavailableError, UnknownPredictionError
@@ -22,6 +22,9 @@ from onesheet.predictionlog.schema import FEEDBACK, MODELS, PREDICTIONS
 
 _BATCH: Final = 1000
 
+_MODEL_ID: Final = select(MODELS.c.id).where(
+    MODELS.c.name == bindparam("name"), MODELS.c.version == bindparam("version")
+)
 _INSERTS: Final = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}
 
 
@@ -245,14 +248,11 @@ class PredictionLog:
         return {row.content_sha256 for row in self.rows(select(content).where(content.in_(contents)).distinct())}
 
     def _model_id(self, connection: Connection, prediction: LoggedPrediction) -> int:
-        name, version = _model_key(prediction)
-        query = select(MODELS.c.id).where(MODELS.c.name == name, MODELS.c.version == version)
-        known = connection.scalar(query)
+        named = dict(zip(("name", "version"), _model_key(prediction), strict=True))
+        known = connection.scalar(_MODEL_ID, named)
         if known is None:
-            connection.execute(
-                self._insert_model, {"name": name, "version": version, "genres": list(prediction.genres)}
-            )
-            known = connection.scalars(query).one()
+            connection.execute(self._insert_model, {**named, "genres": list(prediction.genres)})
+            known = connection.scalars(_MODEL_ID, named).one()
         return int(known)
 
 
