@@ -387,6 +387,20 @@ def test_every_move_is_told_as_github_wants_it(embedded, receiver, tiny_bundle, 
     assert "ONESHEET_REGISTRY_WEBHOOK was not told: it answers with status 401" in said
 
 
+def test_a_webhook_that_cannot_be_told_is_refused_before_anything_moves(
+    embedded, register, tiny_bundle, next_bundle, capsys, monkeypatch
+):
+    register(embedded, tiny_bundle, alias="champion")
+    register(embedded, next_bundle)
+    monkeypatch.setenv("ONESHEET_REGISTRY_WEBHOOK", "hooks.example/hunter2")
+    for command in (("rollback", "--to", "2"), ("register", str(next_bundle)), ("promote", "2")):
+        code, said = onesheet(capsys, monkeypatch, *command)
+        assert (code, "ONESHEET_REGISTRY_WEBHOOK must be an http:// or https:// address" in said) == (2, True)
+        assert "hunter2" not in said
+    assert onesheet(capsys, monkeypatch, "list")[0] == 0
+    assert (embedded.aliases(), len(embedded.versions())) == ({"champion": 1}, 2)
+
+
 def test_a_number_without_a_name_may_act_too(register, embedded, tiny_bundle, monkeypatch):
     """As in a container that runs as any user."""
     monkeypatch.delenv("ONESHEET_ACTOR")

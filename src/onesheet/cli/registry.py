@@ -68,7 +68,7 @@ def register(
     """
     with extra("promote"):
         from onesheet.registry.lineage import submission
-    registry = _open(url)
+    registry = _open(url, to_move=challenger)
     with submission(bundle, run, processed, raw) as submitted:
         standing = registry.standing(CHALLENGER) if challenger else None
         version = registry.register(submitted.folder, submitted.lineage, note)
@@ -109,7 +109,7 @@ def promote(
     as_json: JsonOption = False,
 ) -> None:
     """Make a version the champion if it passes every gate; else say which it does not pass, and change nothing."""
-    registry = _open(url)
+    registry = _open(url, to_move=True)
     decision = _decide(registry, version, raw, processed, gates)
     if as_json:
         typer.echo(json.dumps(decision.to_dict()))
@@ -132,7 +132,7 @@ def rollback(
     url: UrlOption = None,
 ) -> None:
     """Make an earlier version the champion again, at once and without gates."""
-    registry = _open(url)
+    registry = _open(url, to_move=True)
     standing = registry.standing(CHAMPION)
     version = registry.find(to) if to else registry.former_champion()
     move = registry.move(standing, version, "rollback", reason or "rolled back")
@@ -196,10 +196,14 @@ def verify(
     typer.echo(f"{found} works")
 
 
-def _open(url: str | None) -> Registry:
+def _open(url: str | None, *, to_move: bool = False) -> Registry:
+    """The registry; before an alias is moved in it, the settings of the webhook are checked too."""
     from onesheet.registry import open_registry
 
-    return open_registry(read_settings(registry_url=url))
+    settings = read_settings(registry_url=url)
+    if to_move:
+        settings.check(("registry_webhook", "registry_webhook_token"))
+    return open_registry(settings)
 
 
 def _tell(move: Move, version: Version) -> None:
