@@ -16,6 +16,7 @@ from PIL import Image
 from onesheet.errors import DataError, ImageError
 from onesheet.image import PICTURE_SUFFIXES
 from onesheet.predictor import Predictor, map_batches
+from onesheet.system_files import is_system_name
 
 _SAMPLE: Final = 64
 _LATENCY_RUNS: Final = 50
@@ -114,7 +115,8 @@ def sample_posters(images: Path | None, predictor: Predictor) -> list[bytes]:
     """
     if images is None:
         return _made_up_posters()
-    paths = sorted(path for path in images.glob("*") if path.suffix.lower() in PICTURE_SUFFIXES)[:_SAMPLE]
+    named = (path for path in images.glob("*") if path.suffix.lower() in PICTURE_SUFFIXES)
+    paths = sorted(path for path in named if not is_system_name(path.name))[:_SAMPLE]
     if not paths:
         raise DataError(f"no posters in {images}")
     sample = []

@@ -94,6 +94,16 @@ def test_follows_links_and_leaves_other_files_alone(source: Path, tmp_path: Path
     assert contents(tmp_path / "raw") == expected
 
 
+def test_a_data_set_in_a_recycle_bin_is_left_there(source: Path, tmp_path: Path) -> None:
+    nas, expected = tmp_path / "nas", contents(source)
+    for bin_name in ("#recycle", "@eaDir", "lost+found", "$RECYCLE.BIN"):
+        shutil.copytree(source, nas / bin_name)
+        (nas / bin_name / "train.csv").write_text("thrown away")
+    shutil.copytree(source, nas / "films/posters")
+    fetch(str(nas), tmp_path / "raw")
+    assert contents(tmp_path / "raw") == expected
+
+
 def test_fetches_from_any_file_system_of_fsspec(source: Path, tmp_path: Path) -> None:
     import fsspec
 

@@ -36,6 +36,7 @@ from onesheet.image import decode, read_bytes
 from onesheet.parquet import read_table
 from onesheet.predictionlog import PictureFolder, PredictionLog
 from onesheet.predictionlog.schema import FEEDBACK, PREDICTIONS
+from onesheet.system_files import is_system_name
 
 RECEIPT_FILE: Final = "feedback.json"
 _ID_DIGITS: Final = 16
@@ -202,7 +203,8 @@ def _files(pictures: PictureFolder | Path, wanted: Iterable[str]) -> list[Path]:
     """Where the wanted pictures may be."""
     if isinstance(pictures, PictureFolder):
         return [path for content in wanted if (path := pictures.find(content))]
-    return [path for path in sorted(pictures.rglob("*")) if path.is_file()]
+    files = (path for path in sorted(pictures.rglob("*")) if path.is_file())
+    return [path for path in files if not any(map(is_system_name, path.relative_to(pictures).parts))]
 
 
 def _place(posters: Iterable[Path], folder: Path) -> Iterator[str]:

@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 from onesheet.data.sources.base import Checksum, SourceFile, need_extra, retry
 from onesheet.data.sources.naming import STAGING_SUFFIX, dataset_names
 from onesheet.errors import FetchError, reason
+from onesheet.system_files import is_system_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -116,11 +117,13 @@ def open_location(source: str, name: str) -> LocationSource:
 
 
 def _walk_folder(root: str) -> Listing:
-    """As fsspec lists a folder, but through links to folders, and without pipes or hidden folders."""
+    """As fsspec lists a folder, but through links to folders, and without pipes and hidden or system folders."""
     listing: Listing = {}
     for folder, subfolders, names in os.walk(root, followlinks=True):
         depth = len(Path(folder).relative_to(root).parts)
-        hidden = {name for name in subfolders if name.startswith(".") or name.endswith(STAGING_SUFFIX)}
+        hidden = {
+            name for name in subfolders if name.startswith(".") or name.endswith(STAGING_SUFFIX) or is_system_name(name)
+        }
         subfolders[:] = set(subfolders) - hidden if depth + 1 < MAX_DEPTH else []
         for path in (Path(folder, name) for name in names):
             if path.is_file():
