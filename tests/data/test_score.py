@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import io
 import ipaddress
 import json
+import os
+import pickle
 import signal
 import ssl
 import struct
@@ -13,11 +16,13 @@ import subprocess
 import sys
 import tarfile
 import time
+import tracemalloc
 import unicodedata
 import zipfile
 from contextlib import contextmanager
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,21 +33,23 @@ import pytest
 import trustme
 from typer.testing import CliRunner
 
+from onesheet.bundle import load_bundle
 from onesheet.cli import app
 from onesheet.cloud.transfer import upload
 from onesheet.errors import ConfigError, DataError, InvalidRequestError, OnesheetError, TransferError
 from onesheet.image import DEFAULT_LIMITS
 from onesheet.image_statistics import image_statistics
 from onesheet.locks import lock
-from onesheet.scoring import addresses, archives, bucket
+from onesheet.scoring import addresses, archives, bucket, ray_engine
 from onesheet.scoring.parts import PART_ROWS
+from onesheet.scoring.rows import Entry, Row
 from onesheet.scoring.scorer import Scorer
 from onesheet.scoring.sources import find_source
 from onesheet.serving.fetch import ImageFetcher
 from tests.processes import MAX_WAIT, eventually, serve_in_thread
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
 COLOURS = ("red", "blue", "white", "black", "yellow", "green")
 
@@ -74,12 +81,12 @@ def names(folder: Path) -> list[str]:
     return sorted(name for name in found if not any(part.startswith(".") for part in name.split("/")))
 
 
-def run(*arguments: object) -> dict[str, Any]:
+def run(*arguments: object, code: int = 0) -> dict[str, Any]:
     """What the command says."""
     result = CliRunner().invoke(app, ["score", *map(str, arguments), "--json"])
     if isinstance(result.exception, OnesheetError):
         raise result.exception
-    assert result.exit_code == 0, result.output
+    assert result.exit_code == code, result.output
     return dict(json.loads(result.stdout))
 
 
@@ -88,6 +95,7 @@ def _new_connections() -> None:
     """Each test has servers of its own."""
     addresses._fetcher.cache_clear()
     bucket._bucket.cache_clear()
+    bucket._client_or_error.cache_clear()
     archives._zip.cache_clear()
 
 
@@ -95,8 +103,8 @@ def _new_connections() -> None:
 def score(tiny_bundle: Path, tmp_path: Path) -> Callable[..., pa.Table]:
     """`score(source, *options)`: the catalogue as a table, by the tiny bundle."""
 
-    def scored(source: object, *options: object, out: str = "out.parquet") -> pa.Table:
-        run(source, "--out", tmp_path / out, "--bundle", tiny_bundle, *options)
+    def scored(source: object, *options: object, out: str = "out.parquet", code: int = 0) -> pa.Table:
+        run(source, "--out", tmp_path / out, "--bundle", tiny_bundle, *options, code=code)
         return pq.read_table(tmp_path / out)
 
     return scored
@@ -146,10 +154,8 @@ def test_the_command_says_how_many_and_what_was_wrong(folder, tiny_bundle, tmp_p
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 0
     assert "out.parquet: 11 posters, 11 of them in" in result.stdout
-    assert (
-        "4 could not be answered: 1 corrupt_image, 1 empty_image, 1 not_poster_shaped, 1 unsupported" in result.stdout
-    )
-    assert "left out, as their names are not those of pictures: 2" in result.stdout
+    assert "4 could not be scored: 1 corrupt_image, 1 empty_image, 1 not_poster_shaped, 1 unsupported" in result.stdout
+    assert "skipped 3 entries: 2 hidden, 1 not image files" in result.stdout
     assert not (tmp_path / "out.parquet.parts").exists()
 
 
@@ -166,22 +172,27 @@ def as_csv(folder: Path, tmp_path: Path) -> Path:
 def as_parquet(folder: Path, tmp_path: Path) -> Path:
     path = tmp_path / "list.parquet"
     full = [str(folder / name) for name in names(folder)]
-    pq.write_table(pa.table({"url": ["https://x/"] * len(full), "path": full}), path, row_group_size=3)
+    table = pa.table({"url": ["https://x/"] * len(full), "path": pa.array(full, pa.string())})
+    pq.write_table(table, path, row_group_size=3)
     return path
 
 
-def as_zip(folder: Path, tmp_path: Path) -> Path:
+def all_files(folder: Path) -> list[str]:
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+
+
+def as_zip(folder: Path, tmp_path: Path, names: Callable[[Path], list[str]] = names) -> Path:
     path = tmp_path / "catalogue.zip"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name in ["notes.txt", *names(folder)]:
+        for name in names(folder) if names is all_files else ["notes.txt", *names(folder)]:
             archive.write(folder / name, name)
     return path
 
 
-def as_tar(folder: Path, tmp_path: Path, suffix: str = "tar") -> Path:
+def as_tar(folder: Path, tmp_path: Path, suffix: str = "tar", names: Callable[[Path], list[str]] = names) -> Path:
     path = tmp_path / f"catalogue.{suffix}"
     with tarfile.open(path, "w" if suffix == "tar" else "w:gz") as archive:
-        for name in ["b", "notes.txt", *names(folder)]:
+        for name in names(folder) if names is all_files else ["b", "notes.txt", *names(folder)]:
             archive.add(folder / name, name, recursive=False)
     return path
 
@@ -192,7 +203,8 @@ def test_all_kinds_of_catalogues_have_the_same_rows(kind, folder, score, tmp_pat
     table = score(kind(folder, tmp_path), out="other.parquet")
     found = [name.removeprefix(f"{folder}/") for name in table["poster"].to_pylist()]
     assert found == names(folder)
-    assert table.drop_columns("poster").equals(expected.drop_columns("poster"))
+    other = ["poster", "etag"]
+    assert table.drop_columns(other).equals(expected.drop_columns(other))
 
 
 @pytest.mark.parametrize(
@@ -239,7 +251,8 @@ def test_paths_as_other_systems_write_them(tmp_path, score, make_poster):
 
 def test_a_bucket(emulator, folder, score):
     upload(folder, "gs://posters/all")
-    assert score("gs://posters/all").equals(score(folder, out="here.parquet"))
+    here = score(folder, out="here.parquet")
+    assert score("gs://posters/all").drop_columns("etag").equals(here.drop_columns("etag"))
     with pytest.raises(TransferError, match="gs://nowhere"):
         score("gs://nowhere/all", out="nowhere.parquet")
 
@@ -251,6 +264,36 @@ def test_a_table_of_objects(emulator, folder, score, tmp_path):
     )
     table = score(tmp_path / "list.csv")
     assert table["error"].to_pylist() == [None, "not_found", "empty_image"]
+
+
+def test_an_object_that_is_larger_than_a_poster_is_not_fetched_whole(
+    emulator, tmp_path, score, monkeypatch, make_poster
+):
+    monkeypatch.setenv("ONESHEET_MAX_UPLOAD_BYTES", "100000")
+    (tmp_path / "all").mkdir()
+    (tmp_path / "all/large.jpg").write_bytes(bytes(5_000_000))
+    (tmp_path / "all/red.jpg").write_bytes(make_poster("red"))
+    upload(tmp_path / "all", "gs://posters/all")
+    assert score("gs://posters/all")["error"].to_pylist() == ["image_too_large", None]
+
+
+def test_what_is_wrong_with_an_object_in_a_table_ends_nothing_else(folder, tmp_path, score, monkeypatch):
+    """No credentials, a bucket of no possible name, and a network that is not there."""
+    monkeypatch.delenv("STORAGE_EMULATOR_HOST", raising=False)
+    monkeypatch.setenv("NO_GCE_CHECK", "true")
+    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(tmp_path / "none.json"))
+    table = write(folder / "list.csv", "path\nred.jpg\ngs://somewhere/a.jpg\ngs://No/a.jpg\nwhite.jpg\n")
+    rows = score(table, "--seconds", "0.5").to_pylist()
+    assert [row["error"] for row in rows] == [None, "url_unreachable", "url_unreachable", None]
+    assert rows[1]["message"].startswith("there are no Google credentials here that work")
+    assert rows[2]["message"] == "gs://No/a.jpg is no address like gs://bucket/folder"
+
+    bucket._bucket.cache_clear()
+    bucket._client_or_error.cache_clear()
+    monkeypatch.setenv("STORAGE_EMULATOR_HOST", "http://127.0.0.1:9")
+    rows = score(table, "--update", "--seconds", "0.5").to_pylist()
+    assert [row["error"] for row in rows] == [None, "url_unreachable", "url_unreachable", None]
+    assert rows[1]["message"].startswith("gs://somewhere/a.jpg cannot be reached")
 
 
 def test_a_table_of_addresses(folder, score, tmp_path, monkeypatch):
@@ -345,7 +388,7 @@ def test_a_packed_tar_may_end_in_the_middle_of_a_poster(tmp_path, score):
         for name in ("first.jpg", "second.jpg"):
             add(archive, name, noise.bytes(200_000))
     (tmp_path / "cut.tgz").write_bytes((tmp_path / "whole.tgz").read_bytes()[:300_000])
-    rows = score(tmp_path / "cut.tgz").to_pylist()
+    rows = score(tmp_path / "cut.tgz", code=1).to_pylist()
     assert [(row["poster"], row["error"]) for row in rows] == [
         ("first.jpg", "not_an_image"),
         ("second.jpg", "corrupt_image"),
@@ -391,6 +434,53 @@ def test_members_of_a_zip_that_are_too_large_encrypted_or_packed_oddly(tmp_path,
     ]
     assert table["message"].to_pylist()[2] == "is packed in a way that is not read; use deflate"
     assert table["message"].to_pylist()[4] == "is encrypted"
+
+
+def test_a_member_of_a_zip_that_is_larger_than_it_says_costs_no_memory(tmp_path, score, make_poster, monkeypatch):
+    """Its list and its header both say 1,000 bytes."""
+    monkeypatch.setenv("ONESHEET_MAX_UPLOAD_BYTES", "1000000")
+    path = tmp_path / "lies.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("bomb.jpg", bytes(200 * 2**20))
+        archive.writestr("good.jpg", make_poster("red"))
+    content = bytearray(path.read_bytes())
+    for header, at in ((content.index(b"PK\x03\x04"), 22), (content.index(b"PK\x01\x02"), 24)):
+        content[header + at : header + at + 4] = struct.pack("<I", 1000)
+    path.write_bytes(content)
+    tracemalloc.start()
+    try:
+        assert score(path)["error"].to_pylist() == ["corrupt_image", None]
+        assert tracemalloc.get_traced_memory()[1] < 60e6
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("suffix", ["tar", "tgz"])
+@pytest.mark.parametrize("kind", ["negative size", "endless map"])
+def test_a_header_of_a_tar_cannot_ask_for_everything(kind, suffix, tmp_path, score, make_poster):
+    good = tarfile.TarInfo("good.jpg")
+    good.size = len(make_poster())
+    evil = tarfile.TarInfo("evil.jpg")
+    after = b"0\n" * 5_000_000
+    if kind == "negative size":
+        block = bytearray(evil.tobuf(tarfile.GNU_FORMAT))
+        block[124:136] = b"\xff" * 11 + b"\x00"
+        block[148:156] = b"%06o\0 " % (256 + sum(block[:148]) + sum(block[156:512]))
+        evil_header = bytes(block)
+    else:
+        evil.size, evil.pax_headers = len(after), {"GNU.sparse.major": "1", "GNU.sparse.minor": "0"}
+        evil_header = evil.tobuf(tarfile.PAX_FORMAT)
+        after = b"9999999\n" + after
+    poster = make_poster()
+    content = good.tobuf() + poster + bytes(-len(poster) % 512) + evil_header + after + bytes(10240)
+    path = tmp_path / f"evil.{suffix}"
+    path.write_bytes(content if suffix == "tar" else gzip.compress(content, 1))
+    tracemalloc.start()
+    try:
+        assert score(path)["error"].to_pylist() == [None, "corrupt_image"]
+        assert tracemalloc.get_traced_memory()[1] < 60e6
+    finally:
+        tracemalloc.stop()
 
 
 def test_a_list_of_members_that_wants_all_memory_is_refused(tmp_path, score, monkeypatch):
@@ -535,38 +625,33 @@ def test_a_damaged_part_is_done_again(started, many, tiny_bundle, tmp_path):
     assert out.read_bytes() == whole.read_bytes()
 
 
-def test_a_listing_is_taken_once(folder, tiny_bundle, tmp_path, monkeypatch, make_poster):
-    """What is added while the work is broken off does not move the other rows."""
-    out = tmp_path / "out.parquet"
-    break_off(monkeypatch, folder, out, tiny_bundle)
-    before = names(folder)
-    (folder / "a.jpg").write_bytes(make_poster())
-    run(folder, "--out", out, "--bundle", tiny_bundle)
-    assert pq.read_table(out)["poster"].to_pylist() == before
+def break_off(
+    monkeypatch: pytest.MonkeyPatch, source: object, out: Path, bundle: Path, *options: str, after: int = 0
+) -> None:
+    """Begin, and fail after so many posters."""
+    score = Scorer.score
 
-
-def break_off(monkeypatch: pytest.MonkeyPatch, source: object, out: Path, bundle: Path) -> None:
-    """Begin, and fail at the first poster."""
-
-    def fail(*_: object) -> None:
+    def fail(self: Scorer, rows: Iterable[Row], threads: int) -> Iterator[pa.Table]:
+        yield from score(self, islice(rows, after), threads)
         raise TransferError("the network is away")
 
     with monkeypatch.context() as patched:
-        patched.setattr(Scorer, "_answer", fail)
+        patched.setattr(Scorer, "score", fail)
         with pytest.raises(TransferError, match="away"):
-            run(source, "--out", out, "--bundle", bundle)
+            run(source, "--out", out, "--bundle", bundle, *options)
 
 
 @pytest.mark.parametrize("make", [as_zip, as_tar])
 def test_an_archive_that_is_gone_stops_the_work(make, folder, tiny_bundle, tmp_path, monkeypatch):
     archive, out = make(folder, tmp_path), tmp_path / "out.parquet"
-    opened = type(find_source(str(archive), DEFAULT_LIMITS, 1)).open
+    kind = type(find_source(str(archive), DEFAULT_LIMITS, 1))
+    listed = kind.entries
 
-    def open_and_remove(self: object, *arguments: object) -> None:
-        opened(self, *arguments)
+    def list_and_remove(self: object) -> Iterator[Entry]:
+        yield from listed(self)
         archive.unlink()
 
-    monkeypatch.setattr(type(find_source(str(archive), DEFAULT_LIMITS, 1)), "open", open_and_remove)
+    monkeypatch.setattr(kind, "entries", list_and_remove)
     with pytest.raises(DataError, match=r"catalogue\.(zip|tar) cannot be read: No such file"):
         run(archive, "--out", out, "--bundle", tiny_bundle)
     assert not out.exists()
@@ -626,7 +711,12 @@ def test_a_finished_catalogue_is_left_alone(folder, tiny_bundle, tmp_path, monke
     monkeypatch.setattr("onesheet.scoring.ray_engine.ray_engine", cluster)
     assert run(folder, "--out", out, "--bundle", tiny_bundle, "--engine", "ray")["finished"] == "before"
     (tmp_path / "out.parquet.parts").mkdir()  # who made it was killed before this was gone
-    assert run(folder, "--out", out, "--bundle", tiny_bundle) == {"file": str(out), "finished": "before"}
+    assert run(folder, "--out", out, "--bundle", tiny_bundle) == {
+        "file": str(out),
+        "finished": "before",
+        "rows": 11,
+        "changes": UNCHANGED,
+    }
     assert not (tmp_path / "out.parquet.parts").exists()
     with pytest.raises(ConfigError, match="is something else: remove it"):
         run(folder, "--out", out, "--bundle", tiny_bundle, "--embeddings")
@@ -659,11 +749,269 @@ def test_what_cannot_be_done_is_told_at_once(folder, tiny_bundle, tmp_path, out,
         run(folder, "--out", tmp_path / out, "--bundle", tiny_bundle, *options)
 
 
-def test_an_empty_catalogue(tmp_path, score):
+# ------------------------------------------------------------------------------------ nothing, and what is left out
+
+
+def test_where_there_is_nothing_there_is_no_catalogue(tmp_path, score, make_poster):
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    with pytest.raises(DataError, match="empty has no posters; skipped no entries"):
+        score(empty)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["empty"]
+    (empty / "late.jpg").write_bytes(make_poster())
+    assert score(empty).num_rows == 1
+
+
+@pytest.mark.parametrize("make", [as_csv, as_parquet, as_zip, as_tar, partial(as_tar, suffix="tgz")])
+def test_no_kind_of_catalogue_may_be_empty(make, tmp_path, score):
     (tmp_path / "empty").mkdir()
-    table = score(tmp_path / "empty")
-    assert table.num_rows == 0
-    assert "probabilities" in table.column_names
+    (tmp_path / "empty/notes.txt").write_text("no poster")
+    (tmp_path / "empty/b").mkdir()
+    with pytest.raises(DataError, match="has no posters"):
+        score(make(tmp_path / "empty", tmp_path))
+    assert not list(tmp_path.glob("out*"))
+
+
+def test_an_empty_bucket_is_no_catalogue(emulator, folder, score, tmp_path):
+    upload(folder / "notes.txt", "gs://posters/all/notes.txt")
+    with pytest.raises(DataError, match="gs://posters/all has no posters; skipped 1 entry: not image files"):
+        score("gs://posters/all")
+    assert not list(tmp_path.glob("out*"))
+
+
+def test_a_source_that_went_away_leaves_the_finished_file(tmp_path, folder, score, tiny_bundle):
+    """As a disk that is not mounted."""
+    before = score(folder)
+    folder.rename(tmp_path / "unmounted")
+    folder.mkdir()
+    for options in ([], ["--update"]):
+        with pytest.raises(DataError, match="has no posters"):
+            score(folder, *options)
+    assert pq.read_table(tmp_path / "out.parquet").equals(before)
+    assert not (tmp_path / "out.parquet.parts").exists()
+
+
+def test_where_every_poster_failed_the_next_run_tries_again(tmp_path, tiny_bundle, make_poster):
+    (tmp_path / "list.csv").write_text("path\na.jpg\nb.jpg\n")
+    arguments = [
+        "score",
+        *map(str, (tmp_path / "list.csv", "--out", tmp_path / "out.parquet", "--bundle", tiny_bundle)),
+    ]
+    for _ in range(2):
+        result = CliRunner().invoke(app, arguments)
+        assert result.exit_code == 1
+        assert "2 could not be scored: 2 not_found" in result.stdout
+        assert "every poster failed, and the next run tries again; the first: a.jpg: no such file" in result.stderr
+    assert pq.read_table(tmp_path / "out.parquet")["error"].to_pylist() == ["not_found"] * 2
+    (tmp_path / "a.jpg").write_bytes(make_poster())
+    done = run(*arguments[1:])
+    assert (done["errors"], done["rows_before"]) == ({"not_found": 1}, 0)
+    assert run(*arguments[1:])["finished"] == "before"
+
+
+def a_library(top: Path, make_poster: Callable[..., bytes]) -> Path:
+    """As a NAS has it, where thumbnails, recycle bins and snapshots hold pictures, too."""
+    for name in (
+        *("Film/poster.jpg", "Film/@eaDir/poster.jpg/SYNOPHOTO_THUMB_XL.jpg", "#recycle/Old/poster.jpg"),
+        *("#snapshot/today/Film/poster.jpg", "@Recycle/a.jpg", "@Recently-Snapshot/a.jpg", "Film/.@__thumb/a.jpg"),
+        *("$RECYCLE.BIN/S-1/a.jpg", "System Volume Information/a.jpg", "lost+found/a.jpg", ".Trash-1000/files/a.jpg"),
+        *("__MACOSX/Film/._poster.jpg", "Film/._poster.jpg", ".Trashes/a.jpg", ".AppleDouble/a.jpg"),
+        *("Thumbs.db", "desktop.ini", "Film/.DS_Store", "Film (2).jpg/poster.jpg"),
+    ):
+        (top / name).parent.mkdir(parents=True, exist_ok=True)
+        (top / name).write_bytes(make_poster())
+    return top
+
+
+@pytest.mark.parametrize(
+    "make", [lambda top, _: top, partial(as_tar, names=all_files), partial(as_zip, names=all_files)]
+)
+def test_what_belongs_to_the_system_is_skipped_and_counted(make, tmp_path, tiny_bundle, make_poster):
+    source = make(a_library(tmp_path / "library", make_poster), tmp_path)
+    done = run(source, "--out", tmp_path / "out.parquet", "--bundle", tiny_bundle)
+    found = pq.read_table(tmp_path / "out.parquet")["poster"].to_pylist()
+    assert sorted(found) == ["Film (2).jpg/poster.jpg", "Film/poster.jpg"]
+    assert done["skipped"] == {"system_files": 17}
+    assert done["left_out"] == 17
+
+
+def test_linked_folders_are_followed_if_asked_each_folder_once(tmp_path, tiny_bundle, make_poster):
+    top, other = tmp_path / "linked", tmp_path / "other"
+    (other / "deep").mkdir(parents=True)
+    top.mkdir()
+    (other / "poster.jpg").write_bytes(make_poster("red"))
+    (other / "deep/poster.jpg").write_bytes(make_poster("blue"))
+    (top / "Film").symlink_to(other, target_is_directory=True)
+    (top / "Again").symlink_to(other / "deep", target_is_directory=True)
+    (other / "deep/loop").symlink_to(top, target_is_directory=True)
+    (top / "nowhere").symlink_to(top / "nowhere")
+    arguments = (top, "--out", tmp_path / "out.parquet", "--bundle", tiny_bundle)
+    with pytest.raises(DataError, match=r"no posters; skipped 3 entries: 2 linked folders .*use --follow-links"):
+        run(*arguments)
+    done = run(*arguments, "--follow-links")
+    assert pq.read_table(tmp_path / "out.parquet")["poster"].to_pylist() == ["Again/poster.jpg", "Film/poster.jpg"]
+    assert done["skipped"] == {"not_image_files": 1, "repeated_folders": 2}
+    assert run(*arguments, "--follow-links")["changes"] == UNCHANGED
+    with pytest.raises(InvalidRequestError, match="--follow-links is for a folder"):
+        run(tmp_path / "out.parquet", *arguments[1:], "--follow-links")
+
+
+def test_a_folder_that_cannot_be_listed_is_a_row(folder, tmp_path, score, monkeypatch):
+    listed = os.scandir
+
+    def refuse(path: Path) -> Any:
+        if str(path).endswith("deep"):
+            raise PermissionError(13, "Permission denied")
+        return listed(path)
+
+    monkeypatch.setattr("onesheet.scoring.folder.os.scandir", refuse)
+    rows = {row["poster"]: row for row in score(folder).to_pylist()}
+    assert rows["b/deep/"]["error"] == "unreadable_file"
+    assert rows["b/deep/"]["message"] == "the folder cannot be listed: Permission denied"
+    assert len(rows) == 9
+    monkeypatch.undo()
+    assert score(folder, "--update")["poster"].to_pylist() == names(folder)
+
+
+# ----------------------------------------------------------------------------------- what changes at the source
+
+
+def change(folder: Path, make_poster: Callable[..., bytes]) -> None:
+    """Two new, one gone, one changed."""
+    (folder / "a.jpg").write_bytes(make_poster("yellow"))
+    (folder / "b/z.jpg").write_bytes(make_poster("green"))
+    (folder / "tiny.jpg").unlink()
+    (folder / "red.jpg").write_bytes(make_poster("blue", (90, 135)))
+
+
+UNCHANGED = {"new": 0, "gone": 0, "changed": 0}
+CHANGED = {"new": 2, "gone": 1, "changed": 1}
+
+
+@pytest.fixture
+def scored_names(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The posters that the model was asked about."""
+    asked: list[str] = []
+    read = Scorer._read
+
+    def noted(self: Scorer, row: Row) -> Any:
+        asked.append(row.name)
+        return read(self, row)
+
+    monkeypatch.setattr(Scorer, "_read", noted)
+    return asked
+
+
+@pytest.mark.parametrize(
+    "make", [lambda top, _: top, as_csv, as_parquet, as_zip, as_tar, partial(as_tar, suffix="tgz")]
+)
+def test_what_has_changed_is_told_and_an_update_scores_no_more(
+    make, folder, score, tiny_bundle, tmp_path, make_poster, scored_names
+):
+    arguments = (make(folder, tmp_path), "--out", tmp_path / "out.parquet", "--bundle", tiny_bundle)
+    run(*arguments)
+    old = (tmp_path / "out.parquet").read_bytes()
+    change(folder, make_poster)
+    make(folder, tmp_path)
+
+    scored_names.clear()
+    told = run(*arguments)
+    assert (told["finished"], told["changes"]) == ("before", CHANGED)
+    said = CliRunner().invoke(app, ["score", *map(str, arguments)])
+    assert "was finished before: 11 posters" in said.stdout
+    assert "2 new, 1 gone, 1 changed; run with --update to bring the file up to date" in said.stdout
+    assert (tmp_path / "out.parquet").read_bytes() == old
+    assert scored_names == []
+
+    done = run(*arguments, "--update")
+    assert (done["rows"], done["rows_before"], done["changes"]) == (12, 9, CHANGED)
+    assert sorted(Path(name).name for name in scored_names) == ["a.jpg", "red.jpg", "z.jpg"]
+    assert pq.read_table(tmp_path / "out.parquet").equals(score(arguments[0], out="anew.parquet"))
+    updated = (tmp_path / "out.parquet").read_bytes()
+    assert run(*arguments, "--update")["finished"] == "before"
+    assert (tmp_path / "out.parquet").read_bytes() == updated
+
+
+def test_what_has_changed_in_a_bucket(emulator, folder, score, tiny_bundle, tmp_path, make_poster, scored_names):
+    arguments = ("gs://posters/all", "--out", tmp_path / "out.parquet", "--bundle", tiny_bundle)
+    upload(folder, "gs://posters/all")
+    run(*arguments)
+    (folder / "tiny.jpg").write_bytes(make_poster("yellow"))
+    (folder / "a.jpg").write_bytes(make_poster("yellow"))
+    upload(folder, "gs://posters/all")
+    scored_names.clear()
+    assert run(*arguments)["changes"] == {"new": 1, "gone": 0, "changed": 1}
+    run(*arguments, "--update")
+    assert sorted(scored_names) == ["a.jpg", "tiny.jpg"]
+    assert pq.read_table(tmp_path / "out.parquet").equals(score("gs://posters/all", out="anew.parquet"))
+
+
+@pytest.mark.parametrize("make", [lambda top, _: top, as_csv, as_zip, partial(as_tar, suffix="tgz")])
+def test_what_changes_while_the_work_is_interrupted_is_taken_in(
+    make, folder, score, tiny_bundle, tmp_path, monkeypatch, make_poster, scored_names
+):
+    monkeypatch.setattr("onesheet.scoring.parts.PART_ROWS", 2)
+    monkeypatch.setattr("onesheet.scoring.scorer._TABLE_ROWS", 2)
+    source, out = make(folder, tmp_path), tmp_path / "out.parquet"
+    break_off(monkeypatch, source, out, tiny_bundle, after=6)
+    assert len(parts(out)) == 3
+    change(folder, make_poster)
+    make(folder, tmp_path)
+    scored_names.clear()
+    done = run(source, "--out", out, "--bundle", tiny_bundle)
+    assert done["changes"] == CHANGED
+    assert done["rows_before"] == 12 - len(scored_names) == 6
+    assert pq.read_table(out).equals(score(source, out="anew.parquet"))
+    assert not (tmp_path / "out.parquet.parts").exists()
+
+
+def test_an_update_that_is_interrupted_is_resumed(
+    folder, score, tiny_bundle, tmp_path, monkeypatch, make_poster, scored_names
+):
+    monkeypatch.setattr("onesheet.scoring.parts.PART_ROWS", 1)
+    monkeypatch.setattr("onesheet.scoring.scorer._TABLE_ROWS", 1)
+    out = tmp_path / "out.parquet"
+    score(folder)
+    change(folder, make_poster)
+    break_off(monkeypatch, folder, out, tiny_bundle, "--update", after=1)
+    said = CliRunner().invoke(app, ["score", *map(str, (folder, "--out", out, "--bundle", tiny_bundle))])
+    assert "an update was interrupted; run with --update to resume it" in said.stdout
+    (folder / "c.jpg").write_bytes(make_poster("black"))
+    scored_names.clear()
+    assert run(folder, "--out", out, "--bundle", tiny_bundle, "--update")["rows"] == 13
+    assert sorted(scored_names) == ["b/z.jpg", "c.jpg", "red.jpg"]
+    assert pq.read_table(out).equals(score(folder, out="anew.parquet"))
+    assert not (tmp_path / "out.parquet.parts").exists()
+
+
+def test_an_update_tries_again_what_could_not_be_reached(folder, score, tmp_path, make_poster, scored_names):
+    table = write(folder / "list.csv", "path\nred.jpg\ngone.jpg\nbroken.jpg\nred.jpg\n")
+    assert score(table)["error"].to_pylist() == [None, "not_found", "corrupt_image", None]
+    scored_names.clear()
+    score(table, "--update")
+    assert scored_names == ["gone.jpg"]
+    (folder / "gone.jpg").write_bytes(make_poster())
+    assert score(table, "--update")["error"].to_pylist() == [None, None, "corrupt_image", None]
+
+
+def test_a_catalogue_of_an_older_version_can_be_updated(folder, score, tmp_path, make_poster, scored_names):
+    """It has no etags, so only names can be compared."""
+    score(folder)
+    out = tmp_path / "out.parquet"
+    pq.write_table(pq.read_table(out).drop_columns("etag"), out)
+    change(folder, make_poster)
+    scored_names.clear()
+    table = score(folder, "--update")
+    assert sorted(scored_names) == ["a.jpg", "b/z.jpg"]
+    assert table["etag"].null_count == 0
+
+
+def test_names_of_any_bytes_stay_the_same_posters(folder, score, tmp_path, make_poster):
+    (folder / os.fsdecode(b"caf\xe9.jpg")).write_bytes(make_poster())
+    table = score(folder)
+    assert "caf\\xe9.jpg" in table["poster"].to_pylist()
+    assert table["error"].null_count == 8
+    assert score(folder).equals(table)
 
 
 # --------------------------------------------------------------------------------------------------------- Ray
@@ -681,16 +1029,24 @@ def test_two_workers_of_ray_make_the_same_file(started, many, tiny_bundle, tmp_p
     assert there.read_bytes() == here.read_bytes()
 
 
-def test_what_stops_a_worker_of_ray_is_told_as_what_it_is(started, tiny_bundle, tmp_path, monkeypatch):
+def test_what_is_wrong_with_an_object_is_told_by_ray_as_well(started, tiny_bundle, tmp_path, monkeypatch):
     monkeypatch.delenv("STORAGE_EMULATOR_HOST", raising=False)
     monkeypatch.setenv("NO_GCE_CHECK", "true")
     monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(tmp_path / "none.json"))
     table = write(tmp_path / "list.csv", "path\ngs://somewhere/a.jpg\n")
     process = started(table, tmp_path / "out.parquet", tiny_bundle, "--engine", "ray", "--workers", "1")
-    _, errors = process.communicate(timeout=MAX_WAIT)
+    said, errors = process.communicate(timeout=MAX_WAIT)
     assert process.returncode == 1
+    assert json.loads(said)["errors"] == {"url_unreachable": 1}
     assert "no Google credentials here that work" in errors
     assert "Traceback" not in errors
+
+
+def test_what_stops_a_worker_of_ray_is_told_as_what_it_is(tiny_bundle, tmp_path):
+    make_scorer = partial(Scorer, load_bundle(tiny_bundle), DEFAULT_LIMITS, "fp32", embeddings=False)
+    rows = [Row("a.jpg", partial(archives._read_slice, tmp_path / "gone.tar", 0, 1), None)]
+    told = ray_engine._Worker(make_scorer, False)(pa.table({ray_engine._ROWS: [pickle.dumps(rows)]}))
+    assert b"gone.tar cannot be read: No such file" in told[ray_engine._FAILURE][0].as_py()
 
 
 def test_ray_is_not_given_what_only_one_process_can_read(folder, tiny_bundle, tmp_path):

@@ -1,109 +1,187 @@
-"""The names in a folder or bucket, as they were when the work began: sorted, and on disk however many they are."""
+"""The rows of a catalogue in the making, on disk however many they are, and which of them earlier work has done."""
 
 from __future__ import annotations
 
 import os
 import sqlite3
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, closing
+from collections.abc import Iterable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import asdict, dataclass
+from itertools import zip_longest
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from onesheet.errors import DataError
-from onesheet.scoring.rows import Row, looks_like_a_picture, shown
+from onesheet.scoring.rows import Entry, Source, shown
 
-_FILE: Final = "listing.sqlite"
-_INCOMING: Final = "listing.incoming"
+# `raw` is the name where it is not UTF-8, else empty. An etag that is not known is empty, too.
+_TABLES: Final = """
+CREATE TABLE rows (number INTEGER PRIMARY KEY, name TEXT, raw BLOB, etag TEXT, known INTEGER);
+CREATE TABLE known (name TEXT, etag TEXT, row INTEGER, times INTEGER, PRIMARY KEY (name, etag)) WITHOUT ROWID;
+CREATE TABLE sorted (name TEXT, raw BLOB, etag TEXT, PRIMARY KEY (name, raw)) WITHOUT ROWID;
+"""
+_SORT: Final = "INSERT INTO rows (name, raw, etag) SELECT name, raw, etag FROM sorted ORDER BY name, raw"
+_SAME: Final = "known.name = rows.name AND (known.etag = rows.etag OR known.etag = '' OR rows.etag = '')"
+_KNOW: Final = """
+INSERT INTO known VALUES (?, ?, ?, 1)
+ON CONFLICT (name, etag) DO UPDATE SET times = times + 1, row = coalesce(excluded.row, row)
+"""
+_MATCH: Final = f"UPDATE rows SET known = (SELECT row FROM known WHERE {_SAME} AND row IS NOT NULL LIMIT 1)"  # noqa: S608
+_NEW_AND_GONE: Final = """
+SELECT coalesce(sum(max(more, 0)), 0), coalesce(sum(max(-more, 0)), 0) FROM (
+    SELECT sum(times) AS more FROM (
+        SELECT name, 1 AS times FROM rows UNION ALL SELECT name, -times FROM known
+    ) GROUP BY name
+)
+"""
+_CHANGED: Final = f"""
+SELECT count(*) FROM rows
+WHERE EXISTS (SELECT 1 FROM known WHERE known.name = rows.name)
+AND NOT EXISTS (SELECT 1 FROM known WHERE {_SAME})
+"""  # noqa: S608
 
 
-class ListedSource(ABC):
-    """A `Source` that tells the names of its files in any order, and often not twice the same."""
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """How the posters of a source differ from those of earlier work.
 
-    is_shareable = True
+    Attributes:
+        new: Posters that it did not have.
+        gone: Posters that are no longer there.
+        changed: Posters whose etag is another.
+    """
 
-    @property
-    def total(self) -> int:
-        """See `Source`."""
-        return self._listing.total
+    new: int = 0
+    gone: int = 0
+    changed: int = 0
 
-    @property
-    def left_out(self) -> int:
-        """See `Source`."""
-        return self._listing.left_out
+    def __bool__(self) -> bool:
+        return any((self.new, self.gone, self.changed))
 
-    def open(self, work: Path, stack: ExitStack) -> None:
-        """See `Source`."""
-        self._listing = stack.enter_context(closing(Listing(work, self._names)))
+    def __str__(self) -> str:
+        return f"{self.new:,} new, {self.gone:,} gone, {self.changed:,} changed"
 
-    def rows(self, start: int) -> Iterator[Row]:
-        """See `Source`."""
-        for name in self._listing.names(start):
-            yield Row(shown(name), self._reader(name))
+    def to_dict(self) -> dict[str, int]:
+        """The JSON contract."""
+        return asdict(self)
 
-    @abstractmethod
-    def _names(self) -> Iterator[str]:
-        """Of all files, pictures or not."""
 
-    @abstractmethod
-    def _reader(self, name: str) -> Callable[[], bytes]:
-        """The `read` of the row of that name."""
+class Known(NamedTuple):
+    """A row of earlier work.
+
+    Attributes:
+        name: As the catalogue shows it.
+        etag: Of the poster when it was scored; None where it is not known.
+        row: Its number there; None if it cannot be taken over.
+    """
+
+    name: str
+    etag: str | None
+    row: int | None
 
 
 class Listing:
-    """Names of pictures, each once, in the order of their bytes.
+    """What a source listed, in the order of the rows.
+
+    Attributes:
+        total: How many rows.
+        kept: How many of them are taken over from earlier work.
 
     Args:
-        work: Folder that holds the listing; it is made once, whole or not at all.
-        list_names: Tells the names of all files, in any order; asked only if there is no listing yet.
+        path: What `write_listing` has made.
 
     Raises:
-        DataError: It cannot be kept there, or what is there is damaged.
+        DataError: It is damaged.
     """
 
-    def __init__(self, work: Path, list_names: Callable[[], Iterable[str]]) -> None:
-        path = work / _FILE
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._connection = sqlite3.connect(path)
         try:
-            if not path.exists():
-                incoming = work / _INCOMING
-                incoming.unlink(missing_ok=True)
-                _make(incoming, list_names())
-                incoming.replace(path)
-            self._connection = sqlite3.connect(path)
-            self.total = self._number("SELECT count(*) FROM pictures")
-            self.left_out = self._number("SELECT count FROM left_out")
-        except sqlite3.Error as error:
-            raise DataError(f"{path}: the list of names cannot be kept, or is damaged ({error})") from error
+            with _explained(path):
+                self.total = self._count("SELECT count(*) FROM rows")
+                self.kept = self._count("SELECT count(known) FROM rows")
+        except DataError:
+            self._connection.close()
+            raise
 
-    def names(self, start: int) -> Iterator[str]:
-        """From number `start` on."""
-        query = "SELECT name FROM pictures ORDER BY name LIMIT -1 OFFSET ?"
-        for (name,) in self._connection.execute(query, (start,)):
-            yield os.fsdecode(name)
+    def compare(self, earlier: Iterable[Known]) -> Changes:
+        """Set it beside earlier work, and take over from there what has not changed since.
+
+        Raises:
+            DataError: It cannot be written.
+        """
+        with _explained(self._path), self._connection:
+            self._connection.execute("DELETE FROM known")
+            self._connection.executemany(_KNOW, ((name, etag or "", row) for name, etag, row in earlier))
+            self._connection.execute(_MATCH)
+            self.kept = self._count("SELECT count(known) FROM rows")
+            new, gone = self._connection.execute(_NEW_AND_GONE).fetchone()
+            return Changes(new, gone, self._count(_CHANGED))
+
+    def is_same(self, other: Listing) -> bool:
+        """Whether both list the same posters in the same order."""
+        with _explained(self._path), _explained(other._path):
+            return all(ours == theirs for ours, theirs in zip_longest(self.known(), other.known()))
+
+    def to_score(self, start: int) -> Iterator[Entry]:
+        """The entries that are not taken over, without the first `start` of them."""
+        query = "SELECT name, raw, etag, number FROM rows WHERE known IS NULL ORDER BY number LIMIT -1 OFFSET ?"
+        for name, raw, etag, number in self._connection.execute(query, (start,)):
+            yield Entry(os.fsdecode(raw) if raw else name, etag or None, number - 1)
+
+    def order(self) -> Iterator[tuple[int | None, str | None]]:
+        """Of each row its number in the earlier work, None if it was to be scored, and its etag."""
+        for known, etag in self._connection.execute("SELECT known, etag FROM rows ORDER BY number"):
+            yield known, etag or None
+
+    def known(self) -> Iterator[Known]:
+        """All rows, for another listing to be compared with."""
+        for name, etag in self._connection.execute("SELECT name, etag FROM rows ORDER BY number"):
+            yield Known(name, etag or None, None)
 
     def close(self) -> None:
         """Close the file."""
         self._connection.close()
 
-    def _number(self, query: str) -> int:
+    def _count(self, query: str) -> int:
         return int(self._connection.execute(query).fetchone()[0])
 
 
-def _make(path: Path, names: Iterable[str]) -> None:
-    left_out = 0
+def write_listing(path: Path, source: Source) -> None:
+    """List what a source has now.
 
-    def pictures() -> Iterator[tuple[bytes]]:
-        nonlocal left_out
-        for name in names:
-            if looks_like_a_picture(name):
-                yield (os.fsencode(name),)
-            else:
-                left_out += 1
+    Args:
+        path: SQLite file to make; what is there is replaced.
+        source: Of the posters.
 
-    with closing(sqlite3.connect(path)) as connection, connection:
+    Raises:
+        DataError: It cannot be written.
+        OnesheetError: The source cannot be read.
+    """
+    path.unlink(missing_ok=True)
+    with _explained(path), closing(sqlite3.connect(path)) as connection, connection:
         # It is thrown away unless it is finished.
         connection.execute("PRAGMA journal_mode=OFF")
-        connection.execute("CREATE TABLE pictures (name BLOB PRIMARY KEY) WITHOUT ROWID")
-        connection.executemany("INSERT OR IGNORE INTO pictures VALUES (?)", pictures())
-        connection.execute("CREATE TABLE left_out (count INTEGER)")
-        connection.execute("INSERT INTO left_out VALUES (?)", (left_out,))
+        connection.executescript(_TABLES)
+        if source.is_ordered:
+            connection.executemany(
+                "INSERT INTO rows (name, raw, etag) VALUES (?, ?, ?)", map(_to_row, source.entries())
+            )
+        else:
+            connection.executemany("INSERT OR IGNORE INTO sorted VALUES (?, ?, ?)", map(_to_row, source.entries()))
+            connection.execute(_SORT)
+        connection.execute("DROP TABLE sorted")
+
+
+def _to_row(entry: Entry) -> tuple[str, bytes, str]:
+    name = shown(entry.name)
+    return name, b"" if name == entry.name else os.fsencode(entry.name), entry.etag or ""
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except sqlite3.Error as error:
+        raise DataError(f"{path}: the list of names cannot be kept, or is damaged ({error})") from error

@@ -1,7 +1,8 @@
 """A catalogue in the making: parts of equal length in a folder beside the file that they become.
 
 A part appears under its name in one step and only after all before it, so that whatever ends the work, the rows that
-are there are the first ones, and the work goes on with the next.
+are there are the first ones, and the work goes on with the next. Parts of a listing that is no longer true are set
+aside: what they know is taken over as far as it still holds.
 """
 
 from __future__ import annotations
@@ -10,8 +11,9 @@ import json
 import os
 import shutil
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -21,16 +23,20 @@ import pyarrow.parquet as pq
 from onesheet.errors import ConfigError, DataError, reason
 from onesheet.locks import lock
 from onesheet.parquet import read_table
+from onesheet.scoring.earlier import Earlier
+from onesheet.scoring.listing import Listing
 
 PART_ROWS: Final = 512
 """Seconds of work on one machine; no more than that is done twice."""
 
-_GROUP_PARTS: Final = 32
-"""Parts that become one row group of the file: some 20 MB at a time in memory."""
+_GROUP_ROWS: Final = 32 * PART_ROWS
+"""Of one row group of the file: some 20 MB at a time in memory."""
 
 _JOB: Final = "job.json"
 _LOCK: Final = "lock"
 _INCOMING: Final = "incoming"
+_EARLIER: Final = "earlier"
+_UPDATED: Final = "updates"
 
 
 class Parts:
@@ -69,9 +75,28 @@ class Parts:
                     lock(file)
                 except BlockingIOError as error:
                     raise ConfigError(f"another onesheet score is writing {self._out}") from error
-                self._check_job(job)
+                self._check_job({**job, _UPDATED: self._state()})
             self._count_parts()
             yield self
+
+    @property
+    def is_update(self) -> bool:
+        """Whether the folder holds the beginning of an update of the file as it is now."""
+        record = _json(self.folder / _JOB)
+        return isinstance(record, dict) and record.get(_UPDATED) is not None and record[_UPDATED] == self._state()
+
+    @property
+    def earlier(self) -> list[Path]:
+        """The parts that were set aside."""
+        return sorted(self.folder.glob(f"{_EARLIER}-*.parquet"))
+
+    def set_aside(self) -> None:
+        """Begin anew, and keep the parts for what they know."""
+        with self._writing():
+            first = len(self.earlier)
+            for number in range(self._count):
+                self._path(number).replace(self.folder / f"{_EARLIER}-{first + number:08d}.parquet")
+        self._count_parts()
 
     def extend(self, tables: Iterable[pa.Table]) -> Iterator[int]:
         """Write rows as they come; tells how many there are, with those that wait for their part to be full."""
@@ -88,8 +113,12 @@ class Parts:
         if rest.num_rows:
             self._write(rest)
 
-    def merge(self) -> Counter[str]:
-        """Make the file of all parts, and remove them.
+    def merge(self, listing: Listing, earlier: Earlier) -> Counter[str]:
+        """Make the file of all parts and of what is taken over, and remove them.
+
+        Args:
+            listing: The order of the rows.
+            earlier: What is taken over.
 
         Returns:
             How many rows have which error; those that have none count under the empty name.
@@ -99,11 +128,18 @@ class Parts:
         """
         found: Counter[str] = Counter()
         incoming = self.folder / _INCOMING
+        scored, order = self._scored(), listing.order()
+        next(scored)
         with self._writing():
             with pq.ParquetWriter(incoming, self._schema, **self._options) as writer:
-                for first in range(0, self._count, _GROUP_PARTS):
-                    numbers = range(first, min(first + _GROUP_PARTS, self._count))
-                    table = pa.concat_tables([self._read(number) for number in numbers])
+                while rows := list(islice(order, _GROUP_ROWS)):
+                    kept = [known for known, _ in rows if known is not None]
+                    table = scored.send(len(rows) - len(kept))
+                    if kept:
+                        table = _mixed(table, earlier.take(kept, self._schema), [known for known, _ in rows])
+                    # What is taken over from a catalogue of an older version has none yet.
+                    etags = pa.array([etag for _, etag in rows], pa.string())
+                    table = table.set_column(self._schema.get_field_index("etag"), self._schema.field("etag"), etags)
                     found.update(error or "" for error in table["error"].to_pylist())
                     writer.write_table(table, row_group_size=table.num_rows)
             _keep(incoming, self._out)
@@ -114,17 +150,32 @@ class Parts:
         """Once there is a file. Whoever made it may have been ended before this."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
+    def _state(self) -> dict[str, int] | None:
+        """What tells the file from another one under its name; None where there is none."""
+        try:
+            state = self._out.stat()
+        except FileNotFoundError:
+            return None
+        return {"bytes": state.st_size, "changed": state.st_mtime_ns}
+
     def _check_job(self, job: dict[str, Any]) -> None:
         record = self.folder / _JOB
-        if not record.exists():
-            incoming = self.folder / _INCOMING
-            incoming.write_text(json.dumps(job), encoding="utf-8")
-            _keep(incoming, record)
-        elif _json(record) != job:
+        known = _json(record)
+        if known == job:
+            return
+        was_for = known.get(_UPDATED) if isinstance(known, dict) else job[_UPDATED]
+        if record.exists() and was_for == job[_UPDATED]:
             raise ConfigError(
                 f"{self.folder} holds the beginning of other work: another bundle, source or option. "
                 "Go on with those, or remove the folder"
             )
+        # What lies here became the file, or was to update another one than is there now.
+        for path in self.folder.iterdir():
+            if path.name != _LOCK:
+                path.unlink()
+        incoming = self.folder / _INCOMING
+        incoming.write_text(json.dumps(job), encoding="utf-8")
+        _keep(incoming, record)
 
     def _count_parts(self) -> None:
         """Those up to the first that is not there, or is damaged, or is the short one at the end."""
@@ -142,6 +193,16 @@ class Parts:
             _keep(incoming, self._path(self._count))
         self._count += 1
         self.rows += table.num_rows
+
+    def _scored(self) -> Generator[pa.Table, int, None]:
+        """Rows of the parts in their order, as many at a time as are sent for."""
+        waiting, number = self._schema.empty_table(), 0
+        count = yield waiting
+        while True:
+            while waiting.num_rows < count:
+                waiting, number = pa.concat_tables([waiting, self._read(number)]), number + 1
+            table, waiting = waiting.slice(0, count), waiting.slice(count)
+            count = yield table
 
     def _read(self, number: int) -> pa.Table:
         path = self._path(number)
@@ -189,11 +250,18 @@ def _leaves(name: str, kind: pa.DataType) -> Iterator[tuple[str, pa.DataType]]:
         yield name, kind
 
 
+def _mixed(scored: pa.Table, kept: pa.Table, order: Sequence[int | None]) -> pa.Table:
+    """Rows of both, in turns: where there is no number, the next one that was scored."""
+    ours, theirs = iter(range(len(order))), iter(range(scored.num_rows, len(order)))
+    places = [next(ours if known is None else theirs) for known in order]
+    return pa.concat_tables([scored, kept]).take(pa.array(places))
+
+
 def _json(path: Path) -> Any:
     """None where it is none."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:
+    except (OSError, ValueError):
         return None
 
 

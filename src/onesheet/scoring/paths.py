@@ -12,6 +12,7 @@ from urllib.request import url2pathname
 
 from onesheet.errors import ImageNotFoundError
 from onesheet.image import ImageLimits, read_bytes
+from onesheet.scoring.rows import ABSENT, file_etag
 
 _FILE_URI: Final = "file:"
 _THIS_MACHINE: Final = ("", "localhost")
@@ -44,6 +45,15 @@ def read_path(folder: Path, value: str, limits: ImageLimits) -> bytes:
     if os.name != "nt" and PureWindowsPath(value.strip()).drive:
         raise ImageNotFoundError("no such file: this is a path of a Windows machine")
     raise ImageNotFoundError("no such file")
+
+
+def path_etag(folder: Path, value: str) -> str:
+    """Etag of the file that `read_path` reads."""
+    try:
+        etags = (file_etag(folder / path) for path in dict.fromkeys(_spellings(value)))
+        return next((etag for etag in etags if etag != ABSENT), ABSENT)
+    except ImageNotFoundError:
+        return ABSENT
 
 
 def _spellings(value: str) -> Iterator[str]:

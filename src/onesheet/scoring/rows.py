@@ -2,20 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, Final, NoReturn, Protocol
+from typing import Any, Final, NamedTuple, NoReturn, Protocol
 
 from onesheet.errors import ImageError
 from onesheet.image import PICTURE_SUFFIXES
+from onesheet.system_files import is_system_name
+
+# Etag of a file that is not there.
+ABSENT: Final = "absent"
 
 # Also those that onesheet does not read: whoever has such posters should be told, not left without a row.
 _PICTURE_SUFFIXES: Final = (
     *PICTURE_SUFFIXES,
     *(".avif", ".heic", ".heif", ".tif", ".tiff", ".bmp", ".svg", ".jxl"),
 )
+
+SYSTEM: Final = "system_files"
+HIDDEN: Final = "hidden"
+NOT_IMAGES: Final = "not_image_files"
+LINKED_FOLDERS: Final = "linked_folders"
+REPEATED_FOLDERS: Final = "repeated_folders"
+_HINTS: Final = {LINKED_FOLDERS: " (not followed; use --follow-links)"}
+
+
+class Entry(NamedTuple):
+    """A poster that a source lists.
+
+    Attributes:
+        name: As the source has it.
+        etag: Changes when the poster does: size and time of the last change, or size and checksum. None where only
+            reading the poster could tell.
+        number: Its place in the catalogue, from 0; -1 before it has one.
+    """
+
+    name: str
+    etag: str | None
+    number: int = -1
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,10 +51,12 @@ class Row:
     Attributes:
         name: As the source has it.
         read: Reads its encoded bytes, or raises the ImageError that says why there are none.
+        etag: See `Entry`.
     """
 
     name: str
     read: Callable[[], bytes]
+    etag: str | None
 
 
 class Source(Protocol):
@@ -50,38 +78,55 @@ class Source(Protocol):
         ...
 
     @property
-    def total(self) -> int | None:
-        """Rows, all in all; an estimate where only the end of the source can tell, and None before there is one."""
+    def is_ordered(self) -> bool:
+        """Its entries come in an order of their own; those of others are sorted by name, and each name is one row."""
         ...
 
     @property
-    def left_out(self) -> int:
-        """Files seen that are no pictures by their names, and have no row."""
+    def skipped(self) -> Counter[str]:
+        """Files and folders without a row, by the reason; complete when all entries have been listed."""
         ...
 
-    def open(self, work: Path, stack: ExitStack) -> None:
-        """Make ready to read.
-
-        Args:
-            work: Folder that is kept until the whole catalogue is scored.
-            stack: Closes what is opened here.
+    def entries(self) -> Iterator[Entry]:
+        """All posters that are there now, without reading them.
 
         Raises:
             OnesheetError: The source cannot be read at all.
         """
         ...
 
-    def rows(self, start: int) -> Iterator[Row]:
-        """All rows from number `start` on, always in the same order; what is wrong with one is in that row."""
+    def rows(self, entries: Iterable[Entry]) -> Iterator[Row]:
+        """A row for each of some entries, which come by number; what is wrong with one is in that row.
+
+        Raises:
+            OnesheetError: The source cannot be read at all.
+        """
         ...
 
 
-def looks_like_a_picture(name: str) -> bool:
-    """By its suffix, and not hidden: only whether a file has a row at all; what it is, its content decides."""
+def describe_skipped(skipped: Mapping[str, int]) -> str:
+    """In words for people, such as "skipped 3 entries: 2 not image files, 1 system files"."""
+    total = sum(skipped.values())
+    if not total:
+        return "skipped no entries"
+    reasons = {f"{name.replace('_', ' ')}{_HINTS.get(name, '')}": count for name, count in sorted(skipped.items())}
+    listed = ", ".join(reasons if len(reasons) == 1 else (f"{count:,} {name}" for name, count in reasons.items()))
+    return f"skipped {total:,} {'entry' if total == 1 else 'entries'}: {listed}"
+
+
+def why_skipped(name: str) -> str | None:
+    """Why a file of this name has no row; None if it has one. What it is, its content decides.
+
+    Args:
+        name: Parts separated by `/`, from the top of the source.
+    """
     path = PurePosixPath(name)
-    return path.suffix.lower() in _PICTURE_SUFFIXES and not any(
-        part.startswith(".") and part != ".." for part in path.parts
-    )
+    for part in path.parts:
+        if is_system_name(part):
+            return SYSTEM
+        if part.startswith(".") and part != "..":
+            return HIDDEN
+    return None if path.suffix.lower() in _PICTURE_SUFFIXES else NOT_IMAGES
 
 
 def shown(name: str) -> str:
@@ -90,9 +135,17 @@ def shown(name: str) -> str:
 
 
 def file_identity(kind: str, path: Path) -> dict[str, Any]:
-    """Of a source that is a file: the same as long as the file is."""
-    state = path.stat()
-    return {"kind": kind, "place": shown(str(path.resolve())), "bytes": state.st_size, "changed": state.st_mtime_ns}
+    """Of a source that is a file."""
+    return {"kind": kind, "place": shown(str(path.resolve()))}
+
+
+def file_etag(path: Path) -> str:
+    """Of a file on disk; one that is not there has an etag too, which differs from that of every file."""
+    try:
+        state = path.stat()
+    except (OSError, ValueError):
+        return ABSENT
+    return f"{state.st_size}-{state.st_mtime_ns}"
 
 
 def fail(error: ImageError) -> NoReturn:

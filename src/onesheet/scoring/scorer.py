@@ -37,7 +37,7 @@ _Known: TypeAlias = tuple[Prediction, dict[str, float]]
 class _Answer(NamedTuple):
     """What has become of a row: an error, or what is known of its picture."""
 
-    name: str
+    row: Row
     error: ImageError | None
     known: _Known | None
 
@@ -77,7 +77,7 @@ class Scorer:
         read = [self._read(row) for row in rows]
         known = iter(self._look_at([item for item in read if isinstance(item, Picture)]))
         return [
-            _Answer(row.name, item, None) if isinstance(item, ImageError) else _Answer(row.name, None, next(known))
+            _Answer(row, item, None) if isinstance(item, ImageError) else _Answer(row, None, next(known))
             for row, item in zip(rows, read, strict=True)
         ]
 
@@ -99,14 +99,15 @@ class Scorer:
         return list(zip(predictions, statistics, strict=True))
 
     def _table(self, answers: Sequence[_Answer]) -> pa.Table:
-        """As `schema`; a poster without an answer has null in all columns but `poster`, `error` and `message`."""
+        """As `schema`; a poster without an answer has null in all columns but four."""
         known = [answer.known for answer in answers if answer.known]
         numbers = iter(range(len(known)))
         places = pa.array([next(numbers) if answer.known else None for answer in answers], pa.int32())
         errors = [answer.error for answer in answers]
         columns = {
             **{name: column.take(places) for name, column in self._columns(known).items()},
-            "poster": pa.array([answer.name for answer in answers], pa.string()),
+            "poster": pa.array([answer.row.name for answer in answers], pa.string()),
+            "etag": pa.array([answer.row.etag for answer in answers], pa.string()),
             "error": pa.array([error and error.code for error in errors], pa.string()),
             "message": pa.array([error and error.message for error in errors], pa.string()),
         }
@@ -141,6 +142,7 @@ def _schema(bundle: Bundle, precision: Precision, *, embeddings: bool) -> pa.Sch
         *(pa.field(name, pa.float32()) for name in STATISTICS),
         pa.field("error", pa.string()),
         pa.field("message", pa.string()),
+        pa.field("etag", pa.string()),
     ]
     made_with: dict[str, Any] = {
         "format": FORMAT,

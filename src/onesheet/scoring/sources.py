@@ -18,25 +18,29 @@ KINDS: Final = (
 )
 
 
-def find_source(named: str, limits: ImageLimits, seconds: float) -> Source:
+def find_source(named: str, limits: ImageLimits, seconds: float, *, follow_links: bool = False) -> Source:
     """What is named, by its name.
 
     Args:
         named: One of `KINDS`.
         limits: What is accepted as a poster.
         seconds: In which an address in a table has to answer.
+        follow_links: Whether to look in linked folders, too.
 
     Raises:
-        InvalidRequestError: It is not there, or is something else.
+        InvalidRequestError: It is not there, or is something else, or has no links to follow.
         OnesheetError: It is not what its name says.
     """
-    if named.startswith("gs://"):
-        return BucketSource(named, limits)
     path = Path(named)
+    is_bucket = named.startswith("gs://")
+    if not is_bucket and path.is_dir():
+        return FolderSource(path, limits, follow_links=follow_links)
+    if follow_links:
+        raise InvalidRequestError(f"--follow-links is for a folder, and {named} is none")
+    if is_bucket:
+        return BucketSource(named, limits)
     if not path.exists():
         raise InvalidRequestError(f"{named}: no such file or folder")
-    if path.is_dir():
-        return FolderSource(path, limits)
     name = path.name.lower()
     if name.endswith((".csv", ".parquet")):
         return TableSource(path, limits, seconds)

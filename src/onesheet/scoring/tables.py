@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -16,9 +16,9 @@ from onesheet.csv_table import CsvTable, find_column
 from onesheet.errors import DataError, ImageNotFoundError, reason
 from onesheet.image import ImageLimits
 from onesheet.scoring.addresses import read_address
-from onesheet.scoring.bucket import read_object
-from onesheet.scoring.paths import is_file_uri, read_path
-from onesheet.scoring.rows import Row, fail, file_identity, shown
+from onesheet.scoring.bucket import read_listed_object
+from onesheet.scoring.paths import is_file_uri, path_etag, read_path
+from onesheet.scoring.rows import Entry, Row, fail, file_identity, shown
 
 # What lies here comes first: it is nearer than what would have to be fetched.
 _COLUMNS: Final = (
@@ -53,11 +53,12 @@ class TableSource:
     """
 
     is_shareable = True
-    left_out = 0
+    is_ordered = True
 
     def __init__(self, table: Path, limits: ImageLimits, seconds: float) -> None:
         self.identity = file_identity("table", table)
         self._folder, self._limits, self._seconds = table.resolve().parent, limits, seconds
+        self.skipped: Counter[str] = Counter()
         self._column: _Column = (_CsvColumn if table.suffix.lower() == ".csv" else _ParquetColumn)(table.resolve())
 
     @property
@@ -65,23 +66,21 @@ class TableSource:
         """See `Source`; the first poster speaks for all."""
         return _is_address(next(self._column.values(0), "").strip())
 
-    @property
-    def total(self) -> int:
-        """See `Source`."""
-        return self._column.total
+    def entries(self) -> Iterator[Entry]:
+        """See `Source`; whether an address has changed, only reading it tells."""
+        for value in self._column.values(0):
+            is_file = value.strip() and not _is_address(value)
+            yield Entry(value, path_etag(self._folder, value) if is_file else None)
 
-    def open(self, work: Path, stack: ExitStack) -> None:
-        """See `Source`; the table itself is the list."""
-
-    def rows(self, start: int) -> Iterator[Row]:
+    def rows(self, entries: Iterable[Entry]) -> Iterator[Row]:
         """See `Source`."""
-        for value in self._column.values(start):
-            yield Row(shown(value), self._reader(value))
+        for entry in entries:
+            yield Row(shown(entry.name), self._reader(entry.name), entry.etag)
 
     def _reader(self, value: str) -> Callable[[], bytes]:
         address = value.strip()
         if address.startswith(_BUCKET):
-            return partial(read_object, address, self._limits.max_bytes)
+            return partial(read_listed_object, address, self._limits.max_bytes, self._seconds)
         if _is_address(address):
             return partial(read_address, address, self._limits.max_bytes, self._seconds)
         if not address:

@@ -75,17 +75,23 @@ class Bucket:
     Attributes:
         blob: Makes Google's handle of an object.
         ask: Arguments of every request.
+
+    Args:
+        client: As `connect` has made it.
+        name: Of the bucket.
+        patience_s: Seconds for which a request that fails for a passing reason is repeated. (default: PATIENCE_S)
     """
 
-    def __init__(self, client: Any, name: str) -> None:
+    def __init__(self, client: Any, name: str, patience_s: float | None = None) -> None:
         from google.api_core.retry import Retry
 
+        patience_s = patience_s or PATIENCE_S
         self._client = client
         self._bucket = client.bucket(name)
         self._ended = threading.Event()
-        retry = Retry(predicate=self._worth_repeating, initial=PAUSE_S, maximum=20.0, timeout=PATIENCE_S)
+        retry = Retry(predicate=self._worth_repeating, initial=PAUSE_S, maximum=20.0, timeout=patience_s)
         self.blob: Callable[..., Any] = self._bucket.blob
-        self.ask = {"timeout": TIMEOUT_S, "retry": retry}
+        self.ask = {"timeout": min(TIMEOUT_S, patience_s), "retry": retry}
 
     def listing(self, prefix: str, delimiter: str | None = None) -> Iterator[Any]:
         """All objects whose names begin so; with a delimiter, only to where it comes next.
