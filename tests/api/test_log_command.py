@@ -80,6 +80,14 @@ def test_a_part_is_exported(filled, log_url, tmp_path):
     assert pq.read_table(out).num_rows == 5
 
 
+def test_an_export_of_nothing_fails_and_leaves_the_former_file(filled, log_url, tmp_path):
+    out = tmp_path / "log.parquet"
+    out.write_bytes(b"former")
+    done = run("export", str(out), "--model-version", "9", "--url", log_url)
+    assert "no predictions of this time and model version" in str(done.exception)
+    assert out.read_bytes() == b"former"
+
+
 def test_memory_holds_a_batch_at_a_time(log, tmp_path, monkeypatch):
     monkeypatch.setattr("onesheet.monitoring.log_export._ROWS", 3)
     log.append([prediction(hours) for hours in range(8)])

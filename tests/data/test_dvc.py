@@ -149,6 +149,14 @@ def slowly(method: str, name: str) -> None:
 # ------------------------------------------------------------------------------------------------ all goes well
 
 
+@pytest.mark.parametrize("direction", ["push", "pull"])
+def test_where_nothing_is_tracked_nothing_is_up_to_date(direction: str, run: Run, repository: Path) -> None:
+    (repository / "raw.dvc").unlink()
+    code, out, err = run(direction)
+    assert (code, out) == (1, "")
+    assert "DVC tracks nothing here" in err
+
+
 def test_there_and_back_by_a_folder(run: Run, repository: Path, template: Path) -> None:
     assert run("push") == (0, f"pushed {OBJECTS} objects\n", "")
     assert run("push", "raw") == (0, "everything is up to date\n", "")

@@ -381,6 +381,11 @@ def test_the_command_tells_what_it_took_and_what_it_left(loop, run, made_up_post
     )
     assert len(genres_of(Path("data/feedback"))) == 241
     assert run()[0] == 1
+    code, _, err = run("--base", str(made_up_posters), "--since", "2999-01-01", "--force")
+    assert (code, err) == (
+        0,
+        f"onesheet: no feedback was added: data/feedback holds the films of {made_up_posters} alone\n",
+    )
     assert run("--force")[0] == 0
     assert len(genres_of(Path("data/feedback"))) == 1
 

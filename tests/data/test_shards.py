@@ -61,6 +61,12 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {name: content for name, (content, _) in tree(folder).items()}
 
 
+def test_a_manifest_without_films_makes_no_shards(manifest: Manifest, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no posters in any split"):
+        write_shards(dataclasses.replace(manifest, entries=()), str(tmp_path / "none"))
+    assert not (tmp_path / "none").exists()
+
+
 def test_what_went_in_comes_out(manifest: Manifest, written: Path) -> None:
     index = read_index(open_store(str(written)), manifest)
     assert set(contents(written)) == {INDEX_FILE, *(shard.name for part in index.splits.values() for shard in part)}

@@ -90,6 +90,8 @@ def from_log(
         )
     typer.echo(f"{out}: {counts.taken} posters of feedback" + (f", {counts.base} films of {base}" if base else ""))
     typer.echo(f"left out: {describe(counts)}")
+    if not counts.taken:
+        complain(f"no feedback was added: {out} holds the films of {base} alone")
 
 
 @app.command(epilog="Example: onesheet data prepare --seed 7")

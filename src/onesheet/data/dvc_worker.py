@@ -45,6 +45,8 @@ def transfer(order: dict[str, Any]) -> dict[str, Any]:
     try:
         with Repo() as repo:
             repo.cloud.get_remote(order["remote"], order["direction"])  # DVC itself would be content with none
+            if next(iter(repo.index.outs), None) is None:  # nor would it miss what nobody has given it
+                return _hopeless("DVC tracks nothing here: `dvc add data/raw` first, or go to the repository's folder")
             done = repo.push(**options) if pushing else repo.pull(**options, force=order["force"])["stats"]["fetched"]
     except (UploadError, DownloadError) as error:
         return _failure(log.failure or error)

@@ -114,14 +114,17 @@ def write_shards(
         on_film: Called with (done, total).
 
     Raises:
-        DataError: Something else is there, a picture is not as the manifest says, or a film's id cannot name a file.
+        DataError: There are no films, something else is there, a picture is not as the manifest says, or a film's id
+            cannot name a file.
         MissingExtraError: Google's client is not installed.
         TransferError: The bucket refuses.
     """
+    total = sum(count for split, count in manifest.counts().items() if split in SPLITS)
+    if not total:
+        raise DataError("the manifest has no posters in any split: run `onesheet data prepare` again")
     store = open_store(address)
     found = _found(store, manifest, shard_bytes)
     written = {shard.name: shard for shards in (found.splits if found else {}).values() for shard in shards}
-    total = sum(count for split, count in manifest.counts().items() if split in SPLITS)
     done = 0
 
     with store.scratch() as scratch:

@@ -44,20 +44,24 @@ def export_parquet(
         How many rows were written.
 
     Raises:
-        DataError: It cannot be written there.
+        DataError: It cannot be written there, or the log has no such answers.
         LogUnavailableError: The log cannot be read.
     """
     from pyarrow import parquet
 
     predictions = log.predictions(since=since, until=until, model_version=model_version)
     schema, rows = _schema(), 0
+    batch = list(islice(predictions, _ROWS))
+    if not batch:
+        raise DataError("the log holds no predictions of this time and model version: nothing was written")
     try:
         with _target(out) as file, parquet.ParquetWriter(file, schema, compression="zstd") as writer:
-            while batch := list(islice(predictions, _ROWS)):
+            while batch:
                 writer.write_table(_table(log, batch, schema))
                 rows += len(batch)
                 if on_rows:
                     on_rows(rows)
+                batch = list(islice(predictions, _ROWS))
     except (OSError, ImportError, ValueError) as error:
         raise DataError(f"cannot write {out}: {error}") from error
     return rows
