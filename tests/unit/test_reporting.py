@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parents[2]
 OWN = ROOT / "reports/README.md"
+ADDRESS = "is an address; put the picture into the report's folder"
 
 
 def question(answer: str, asked: str = "", number: int = 1, said: str = "> Answer:\n\n") -> str:
@@ -272,9 +273,9 @@ def folder(make_poster: Callable[..., bytes], make_png: Callable[..., bytes], tm
         ("figures/../../secret.png", "is outside the report's folder"),
         ("%2e%2e/secret.png", "is outside the report's folder"),
         ("/etc/passwd", "is outside the report's folder"),
-        ("https://example.org/a.png", "is an address; put the picture into the report's folder"),
-        ("//example.org/a.png", "is an address; put the picture into the report's folder"),
-        ("data:image/png;base64,iVBORw0KGgo=", "is an address; put the picture into the report's folder"),
+        ("https://example.org/a.png", ADDRESS),
+        ("//example.org/a.png", ADDRESS),
+        ("data:image/png;base64,iVBORw0KGgo=", ADDRESS),
     ],
 )
 def test_pictures_are_real_and_in_the_folder(folder, target, wrong):
@@ -293,6 +294,25 @@ def test_a_picture_has_words_and_is_counted(folder):
     two = "![](figures/a.png) [![A poster](figures/a.png)](https://example.org)"
     assert findings(question(two, "Upload 1-2 images"), folder) == [(1, "alt")]
     assert findings(question(two, "Upload one image"), folder) == [(1, "pictures"), (1, "alt")]
+
+
+def test_pictures_in_html_are_pictures(folder):
+    """As people place two beside each other, and as others write them."""
+    pair = (
+        'Left and right.\n\n<p float="left">\n  <img src="figures/a.png" width="49%" alt="A &amp; B" />\n'
+        "  <IMG alt='x > y'\n src='figures/b%20c.jpg'>\n</p>\n"
+    )
+    (found,) = parse_report(question(pair)).questions
+    assert [(picture.alt, picture.target) for picture in found.pictures] == [
+        ("A & B", "figures/a.png"),
+        ("x > y", "figures/b%20c.jpg"),
+    ]
+    assert found.words == 3
+    assert findings(question(pair, "Upload 1 to 3 screenshots"), folder) == []
+    bare = question('<img src="figures/a.png"> <img src="https://example.org/a.png" alt="away"> <img alt="none">')
+    assert [kind for _, kind in findings(bare, folder)] == ["alt", "picture", "picture"]
+    (code,) = parse_report(question('`<img src="figures/a.png">`\n\n    <img src="figures/a.png">')).questions
+    assert code.pictures == ()
 
 
 # -------------------------------------------------------------------------------------------------- the page
@@ -344,6 +364,30 @@ def test_the_page_needs_nothing_but_itself(folder, tmp_path):
     assert "Left empty: no &lt;i&gt;group&lt;/i&gt;" in page
     assert "[out: ../secret.png cannot be shown: is outside the report's folder]" in unescape(page)
     assert [path.name for path in out.parent.iterdir()] == ["page.html"]
+
+
+def test_pictures_in_html_are_in_the_page_and_those_that_are_not_are_told(folder, onesheet):
+    file, page = folder / "README.md", folder / "report.html"
+    file.write_text(
+        "# Report\n\n<img src='figures/none.png' alt='above'>\n\n## Part\n\n"
+        + question(
+            '<p float="left" onclick="x">\n'
+            '<img src="figures/a.png" alt=\'A "poster"\' width="49%" onerror="alert(1)">\n'
+            '<img src="https://example.org/b.png" alt="away" style="x"><img src="../secret.png" width="9e9">\n</p>'
+        )
+    )
+    done = onesheet("report", "html", file, "--out", page)
+    links = Links()
+    links.feed(page.read_text())
+    assert done.code == 0
+    assert [source[:22] for source in links.resources] == ["data:image/png;base64,"]
+    assert 'alt="A &quot;poster&quot;" width="49%"' in page.read_text()
+    assert "float=" not in page.read_text()
+    assert done.err.splitlines()[:3] == [
+        "onesheet: picture figures/none.png is not shown: no such file",
+        f"onesheet: picture https://example.org/b.png is not shown: {ADDRESS}",
+        "onesheet: picture ../secret.png is not shown: is outside the report's folder",
+    ]
 
 
 def test_pictures_are_bounded_together(folder, tmp_path, monkeypatch):

@@ -48,8 +48,10 @@ def html(
     with extra("report"):
         from onesheet.reporting.html import write_report
 
-    write_report(report, file.parent, out)
+    not_shown = write_report(report, file.parent, out)
     typer.echo(out)
+    for picture in not_shown:
+        complain(picture)
     if findings:
         complain(f"{file} is not as it should be yet: see onesheet report check")
 

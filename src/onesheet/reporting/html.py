@@ -26,32 +26,42 @@ _LEADS_SOMEWHERE: Final = re.compile(r"https?://|mailto:", re.IGNORECASE)
 _BOXES: Final = {"[ ] ": "☐ ", "[x] ": "☑ ", "[X] ": "☑ "}
 
 
-def write_report(report: Report, folder: Path, out: Path) -> None:
+def write_report(report: Report, folder: Path, out: Path) -> list[str]:
     """Write the report as HTML: pictures are in it, scripts and addresses of others' files are not.
 
-    A picture that cannot be shown is a line that says why; `check_report` finds it, too.
+    In place of a picture that cannot be shown, the page has a line that says why.
 
     Args:
         report: As it was parsed.
         folder: Of the report and its pictures.
         out: The page; never there half-written.
 
+    Returns:
+        The pictures that are not shown, each with the reason.
+
     Raises:
         ReportError: The pictures are too large together.
         OSError: The page cannot be written.
     """
-    page = render_page(__package__, {"markdown": _Renderer(folder).render}, {"report": report})
+    renderer = _Renderer(folder)
+    page = render_page(__package__, {"markdown": renderer.render}, {"report": report})
     out.parent.mkdir(parents=True, exist_ok=True)
     write_whole(out, page)
+    return list(dict.fromkeys(renderer.not_shown))
 
 
 class _Renderer:
-    """Markdown to HTML that may stand in the page as it is."""
+    """Markdown to HTML that may stand in the page as it is.
+
+    Attributes:
+        not_shown: Pictures that are not in it, each with the reason.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._reader = markdown_reader()
         self._bytes = 0
+        self.not_shown: list[str] = []
 
     def render(self, text: str) -> Markup:
         """Markdown of others: HTML in it is text for the reader, and comes out escaped."""
@@ -73,6 +83,7 @@ class _Renderer:
             kind, data = read_picture(target, self._folder)
         except ImageError as error:
             image.type, image.content = "text", f"[{image.content}: {target} cannot be shown: {error.message}]"
+            self.not_shown.append(f"picture {target or '()'} is not shown: {error.message}")
             return
         self._bytes += len(data)
         if self._bytes > MAX_PICTURE_BYTES:
