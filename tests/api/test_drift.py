@@ -216,6 +216,41 @@ def test_only_the_window_and_the_model_of_the_bundle_count(log, world, bundle):
     assert (found(log, bundle).verdict, found(log, bundle).n) == ("ok", 100)
 
 
+def test_predictions_of_other_versions_are_told_and_never_taken_for_ok(log, world, bundle):
+    log.append(world.answers(60, version="2.0.0"))
+    log.append([replace(answer, role="shadow") for answer in world.answers(30, version="3.0.0")])
+    drift = found(log, bundle)
+    assert (drift.verdict, drift.n, drift.other_models, drift.is_blind) == (
+        "not enough data",
+        0,
+        {"tiny 2.0.0": 60},
+        True,
+    )
+    assert drift.summary == (
+        "There are no predictions of tiny 1.2.3 in the window. "
+        "Not compared, as the reference is of tiny 1.2.3: 60 of tiny 2.0.0."
+    )
+    assert drift.to_dict()["other_models"] == {"tiny 2.0.0": 60}
+
+    log.append(world.answers(59))
+    drift = found(log, bundle)
+    (column,) = drift.columns
+    assert (drift.verdict, drift.is_blind) == ("warning", True)
+    assert (column.name, column.kind, column.current) == ("other_versions", "quality", pytest.approx(60 / 119))
+    assert drift.summary.startswith("59 pictures look like the reference. Not compared")
+
+    log.append(world.answers(1))
+    drift = found(log, bundle)
+    assert (drift.verdict, drift.is_blind, drift.other_models) == ("ok", False, {"tiny 2.0.0": 60})
+
+
+def test_a_shadow_is_compared_though_another_version_answers(log, world, bundle):
+    log.append(world.answers(200, version="2.0.0"))
+    log.append([replace(answer, role="shadow") for answer in world.answers(100)])
+    drift = found(log, bundle)
+    assert (drift.verdict, drift.n, drift.is_blind) == ("ok", 100, False)
+
+
 def test_of_many_answers_a_share_is_looked_at(log, world, bundle, monkeypatch):
     monkeypatch.setattr("onesheet.monitoring.drift.sample._MOST", 300)
     log.append(world.answers(2000, sharpness=world.columns(2000)["sharpness"] / 2))
@@ -317,10 +352,22 @@ def test_the_command_tells_people_and_programs(drifted, drawn, tmp_path):
     assert (tmp_path / "report/report.json").read_bytes() == drawn.json
 
 
-def test_a_window_without_answers_fails_nobody(drifted):
-    answered = run_command("--json", "--fail-on-drift", "--since", "2w", "--until", "8d")
-    assert answered.exit_code == 0
+def test_a_check_that_sees_nothing_is_not_green(drifted, world):
+    empty = ["--json", "--since", "2w", "--until", "8d"]
+    assert run_command(*empty).exit_code == 0
+    answered = run_command(*empty, "--fail-on-drift")
+    assert answered.exit_code == 3
     assert json.loads(answered.stdout)["verdict"] == "not enough data"
+    assert "no predictions of tiny 1.2.3 in the window" in json.loads(answered.stdout)["summary"]
+
+    drifted.append(world.answers(100, version="2.0.0", age=timedelta(days=10)))
+    answered = run_command(*empty, "--fail-on-drift")
+    assert (answered.exit_code, json.loads(answered.stdout)["other_models"]) == (3, {"tiny 2.0.0": 100})
+    assert "name its bundle with --bundle" in answered.stderr
+
+    drifted.append(world.answers(90, age=timedelta(days=10)))
+    answered = run_command(*empty, "--fail-on-drift")
+    assert (answered.exit_code, json.loads(answered.stdout)["verdict"]) == (3, "warning")
 
 
 @pytest.mark.parametrize("since", ["yesterday", "7x", "1e9d", "99999999d", "2026-13-01"])
@@ -408,6 +455,7 @@ async def test_the_service_compares_and_tells(drifted, drawn, settings, tmp_path
     assert 'onesheet_drift_verdict{model="tiny",verdict="drift",version="1.2.3"} 1.0' in metrics
     assert 'onesheet_drift_verdict{model="tiny",verdict="ok",version="1.2.3"} 0.0' in metrics
     assert 'onesheet_drift_moved{column="sharpness",model="tiny",version="1.2.3"} 2.0' in metrics
+    assert 'onesheet_drift_other_predictions{model="tiny",version="1.2.3"} 0.0' in metrics
     assert 'onesheet_feedback_answers{model="tiny",version="1.2.3"} 0.0' in metrics
     assert "onesheet_feedback_agreement{" not in metrics
 

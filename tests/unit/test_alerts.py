@@ -46,6 +46,8 @@ onesheet_drift_verdict{model="starter",version="1",verdict="not enough data"} 0
 onesheet_drift_run_timestamp_seconds{model="starter",version="1"} 1.7e9
 # TYPE onesheet_drift_pictures gauge
 onesheet_drift_pictures{model="starter",version="1"} 400
+# TYPE onesheet_drift_other_predictions gauge
+onesheet_drift_other_predictions{model="starter",version="1"} 0
 # TYPE onesheet_drift_distance gauge
 onesheet_drift_distance{model="starter",version="1",column="brightness"} 0.31
 # TYPE onesheet_drift_moved gauge

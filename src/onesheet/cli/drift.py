@@ -6,13 +6,13 @@ import json
 import re
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
 from onesheet.cli.log import open_log
 from onesheet.cli.options import EXIT_FAILURE, BundleOption
-from onesheet.console import extra, read_settings
+from onesheet.console import complain, extra, read_settings
 from onesheet.errors import InvalidRequestError, ReportError
 from onesheet.priority import let_others_go_first
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer()
 
+_EXIT_BLIND: Final = 3
 _UNITS = {"h": "hours", "d": "days", "w": "weeks"}
 
 
@@ -44,12 +45,15 @@ def drift(
         bool, typer.Option("--notify", help="Tell ONESHEET_DRIFT_WEBHOOK when the verdict turns to drift.")
     ] = False,
     fail_on_drift: Annotated[
-        bool, typer.Option("--fail-on-drift", help="Exit with 1 when the verdict is drift.")
+        bool,
+        typer.Option("--fail-on-drift", help="Exit with 1 when the verdict is drift, and with 3 when there is none."),
     ] = False,
 ) -> None:
     """Compare what was asked lately with the posters that the model was judged on.
 
-    The verdict is ok, warning, drift or not enough data; each one is also kept in the log's database.
+    The verdict is ok, warning, drift or not enough data; each one is also kept in the log's database. Only predictions
+    of the bundle's own name and version are compared; those of others in the window are counted. With --fail-on-drift,
+    exit code 3 means that there was not enough to compare, or that most predictions are of other versions.
     """
     let_others_go_first()  # also while the libraries are read, which takes longest
     with extra("drift"):
@@ -71,8 +75,12 @@ def drift(
             _write(found, out)
         if notify:
             tell_of_drift(log, settings)
+    if found.other_models and found.is_blind:
+        complain("to watch what answers, name its bundle with --bundle or ONESHEET_BUNDLE")
     if fail_on_drift and found.verdict == "drift":
         raise typer.Exit(EXIT_FAILURE)
+    if fail_on_drift and found.is_blind:
+        raise typer.Exit(_EXIT_BLIND)
 
 
 @app.command(epilog="Example: onesheet watch --every 6, then curl -X POST http://127.0.0.1:8002/drift/run")

@@ -141,6 +141,15 @@ def summarize(log: PredictionLog, since: datetime, until: datetime, buckets: int
     return Activity(since, until, answers, sampled, parts, dict(sorted(models.items())), feedback)
 
 
+def count_by_model(log: PredictionLog, since: datetime, until: datetime) -> Counter[str]:
+    """How many answers each model gave in a window of time, by name and version; shadow answers do not count.
+
+    Raises:
+        LogUnavailableError: The log cannot be read.
+    """
+    return _count(log, _answered(since.astimezone(UTC), until.astimezone(UTC)))
+
+
 def _count(log: PredictionLog, window: ColumnElement[bool]) -> Counter[str]:
     """How many answers each model gave."""
     model = PREDICTIONS.c.model_id

@@ -27,6 +27,7 @@ _COLUMNS: Final[Mapping[str, str]] = {
     "confidence": "the highest probability",
     "agreement": "agreement with what people say",
     "unusable": "answers that are no numbers",
+    "other_versions": "predictions of other model versions",
 }
 
 
@@ -77,6 +78,9 @@ def _verdict(latest: dict[str, Any]) -> None:
         f"{latest['summary']} {latest['n']:,} answers of {latest['model']['name']} {latest['model']['version']} "
         f"from {since} to {until}, beside the posters that it was judged on."
     )
+    # A comparison of an earlier version has not looked for them.
+    if latest.get("blind") and latest.get("other_models"):
+        st.warning("Most predictions were made by another model version, and nothing is known of them.")
 
 
 def _columns(watched: Sequence[Mapping[str, Any]]) -> None:

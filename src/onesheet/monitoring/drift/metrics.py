@@ -57,6 +57,12 @@ def _gauges(run: DriftRun) -> Iterator[Metric]:
     yield gauge("drift_run_timestamp_seconds", "When the latest run was made.", [({}, run.time.timestamp())])
     yield gauge("drift_pictures", "Distinct pictures that were compared.", [({}, result["pictures"])])
     yield gauge(
+        "drift_other_predictions",
+        "Predictions that other model versions made in the window, and that were not compared.",
+        # A run of an earlier version of onesheet has not counted them.
+        [({}, sum(result.get("other_models", {}).values()))],
+    )
+    yield gauge(
         "drift_distance",
         "How far a column is from the reference, 0 to 1; of the embedding a classifier's area under the ROC curve.",
         [({"column": column["name"]}, column["distance"]) for column in watched],

@@ -18,6 +18,7 @@ from onesheet.monitoring.drift.two_samples import (
     kolmogorov_smirnov,
 )
 from onesheet.predictionlog import DriftRun, DriftRuns
+from onesheet.predictionlog.activity import count_by_model
 
 if TYPE_CHECKING:
     import numpy as np
@@ -38,6 +39,8 @@ _WARNING_RATE: Final = 0.05
 # What is smaller does not matter, however sure it is.
 _LEAST_DISTANCE: Final = 0.1
 _LEAST_AREA: Final = 0.6
+# Where other versions gave most of the answers, production is not what was compared.
+_MOST_OTHERS: Final = 0.5
 # The model sees every picture at one size; people speak rather of answers that are wrong. Neither is drift by itself.
 _WARNS_ONLY: Final = frozenset({"size", "feedback"})
 _SIZES: Final = frozenset({"width", "height"})
@@ -48,11 +51,12 @@ class Column:
     """One thing that is watched.
 
     Attributes:
-        name: Of an image statistic; `confidence`; `probability:GENRE`; `embedding`; `agreement`; `unusable`.
+        name: Of an image statistic; `confidence`; `probability:GENRE`; `embedding`; `agreement`; `unusable`;
+            `other_versions`.
         kind: What sort of thing it is.
         verdict: `ok`, `warning` or `drift`.
         distance: Kolmogorov-Smirnov distance, 0 to 1; of `embedding` the area under the ROC curve of a classifier that
-            tells the window from the reference; of `unusable` the share of such answers.
+            tells the window from the reference; of `unusable` and `other_versions` the share of such answers.
         p_value: How likely a distance of this size or more is by chance.
         q_value: The same among all that is tested together, see `false_discovery_rates`.
         reference: Its mean there; None for `embedding`.
@@ -83,6 +87,8 @@ class Drift:
         n: How many answers the window holds.
         pictures: How many distinct pictures were compared.
         unusable: How many more were not, as the log holds something for them that is no number.
+        other_models: How many answers of the window other models and versions gave to clients, by name and version;
+            they are not compared.
         watched: All columns; none where there is not enough data.
         genres: Each genre's share of the pictures for which the model says it, there and now.
         feedback: `count`, `agreement`, `expected_agreement` (the reference's) and `precision` by genre.
@@ -99,6 +105,7 @@ class Drift:
     n: int
     pictures: int
     unusable: int
+    other_models: dict[str, int]
     watched: tuple[Column, ...]
     genres: tuple[dict[str, Any], ...]
     feedback: dict[str, Any]
@@ -112,16 +119,34 @@ class Drift:
         return tuple(sorted(moved, key=lambda column: (column.verdict != "drift", -column.distance)))
 
     @property
+    def is_blind(self) -> bool:
+        """Whether the verdict says nothing about most of the window."""
+        others = any(column.name == "other_versions" and column.verdict != "ok" for column in self.watched)
+        return others or self.verdict == "not enough data"
+
+    @property
     def summary(self) -> str:
-        """The verdict in a sentence."""
+        """The verdict in a sentence or two."""
+        return " ".join(filter(None, (self._found(), self._not_compared())))
+
+    def _found(self) -> str:
+        name = f"{self.model['name']} {self.model['version']}"
+        if self.verdict == "not enough data" and not self.n:
+            return f"There are no predictions of {name} in the window."
         if self.verdict == "not enough data":
             unusable = f" ({self.unusable} more are unusable)" if self.unusable else ""
             return f"{self.pictures} distinct pictures{unusable} are not enough to judge by; it takes {LEAST_PICTURES}."
-        if not self.columns:
+        moved = [column.name for column in self.columns if column.name != "other_versions"]
+        if not moved:
             return f"{self.pictures} pictures look like the reference."
-        names = ", ".join(column.name for column in self.columns[:5])
-        more = f" and {len(self.columns) - 5} more" if len(self.columns) > 5 else ""
-        return f"In {self.pictures} pictures there moved: {names}{more}."
+        more = f" and {len(moved) - 5} more" if len(moved) > 5 else ""
+        return f"In {self.pictures} pictures there moved: {', '.join(moved[:5])}{more}."
+
+    def _not_compared(self) -> str:
+        if not self.other_models:
+            return ""
+        listed = ", ".join(f"{count:,} of {name}" for name, count in self.other_models.items())
+        return f"Not compared, as the reference is of {self.model['name']} {self.model['version']}: {listed}."
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON contract."""
@@ -132,6 +157,8 @@ class Drift:
             "summary": self.summary,
             "pictures": self.pictures,
             "unusable": self.unusable,
+            "blind": self.is_blind,
+            "other_models": self.other_models,
             "id": str(self.id),
             "time": self.time.isoformat(),
             "since": self.since.isoformat(),
@@ -168,7 +195,11 @@ def find_drift(
     current = window.usable
     enough = len(current.statistics) >= LEAST_PICTURES
     separation = domain_classifier(reference.embeddings, current.embeddings) if enough else None
+    by_model = count_by_model(log, since, until)
+    ours = by_model.pop(f"{bundle.metadata.name} {bundle.metadata.version}", 0)
     watched = _compare(reference, window, current, separation) if separation else ()
+    if watched:
+        watched = (*watched, _other_versions(ours, by_model.total()))
     report, error = None, None
     if with_report and separation:
         report, error = _report(reference, window, watched, separation)
@@ -182,6 +213,7 @@ def find_drift(
         n=window.answers,
         pictures=len(current.statistics),
         unusable=len(window.statistics) - len(current.statistics),
+        other_models=dict(sorted(by_model.items())),
         watched=watched,
         genres=_genres(reference, current),
         feedback=_feedback(reference, current),
@@ -238,8 +270,19 @@ def _embedding(found: Separation) -> Column:
 def _unusable(window: Sample) -> Column:
     """No matter of chance: one is one too many, and nothing that the model can be trained for."""
     share = float(1 - window.is_usable.mean())
-    chance = 0.0 if share else 1.0
-    return Column("unusable", "quality", "warning" if share else "ok", share, chance, chance, 0.0, share)
+    return _quality("unusable", share, is_warning=share > 0)
+
+
+def _other_versions(ours: int, others: int) -> Column:
+    """Of a model that answers as a shadow alone, all that clients get is another's, and meant to be."""
+    share = others / (ours + others) if ours else 0.0
+    return _quality("other_versions", share, is_warning=share > _MOST_OTHERS)
+
+
+def _quality(name: str, share: float, *, is_warning: bool) -> Column:
+    """A share of the answers, counted and no matter of chance."""
+    chance = 0.0 if is_warning else 1.0
+    return Column(name, "quality", "warning" if is_warning else "ok", share, chance, chance, 0.0, share)
 
 
 def _judge(kind: Kind, rate: float, distance: float, least: float) -> Verdict:

@@ -78,7 +78,8 @@ class Watch:
             self._busy.release()
         if found.report_error:
             logger.error("no report", reason=found.report_error)
-        logger.info("drift", verdict=found.verdict, n=found.n, summary=found.summary)
+        tell = logger.warning if found.is_blind and found.other_models else logger.info
+        tell("drift", verdict=found.verdict, n=found.n, summary=found.summary)
         return found.to_dict()
 
     def _tell(self) -> None:
