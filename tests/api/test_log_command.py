@@ -125,6 +125,12 @@ def test_answers_are_deleted_by_id_with_what_was_said(filled, log, log_url):
     assert list(log.feedback()) == []
 
 
+def test_to_delete_what_is_not_there_fails(filled, log, log_url):
+    done = run("delete", str(uuid4()), "--url", log_url)
+    assert "holds no prediction with this id" in str(done.exception)
+    assert (done.stdout, log.count()) == ("", 20)
+
+
 def test_old_answers_are_pruned(log, log_url, monkeypatch):
     monkeypatch.setattr("onesheet.predictionlog.store._BATCH", 3)
     age = (datetime.now(UTC) - START).total_seconds() / 3600

@@ -11,6 +11,7 @@ from uuid import UUID
 import typer
 
 from onesheet.console import extra, progress, read_settings
+from onesheet.errors import UnknownPredictionError
 
 if TYPE_CHECKING:
     from onesheet.predictionlog import PredictionLog
@@ -66,7 +67,10 @@ def delete(
 ) -> None:
     """Remove answers, what was said of them, and the kept pictures that no other answer is about."""
     with open_log(url) as log:
-        typer.echo(f"{log.delete(ids)} answers removed")
+        removed = log.delete(ids)
+    if not removed:
+        raise UnknownPredictionError(f"the log holds no prediction with {'this id' if len(ids) == 1 else 'these ids'}")
+    typer.echo(f"{removed} answers removed")
 
 
 @app.command(epilog="Example: onesheet log prune --older-than-days 90")
