@@ -272,6 +272,8 @@ def compared(site):
         "verdict": "drift",
         "n": 1234,
         "pictures": 1200,
+        "blind": True,
+        "other_models": {"starter 2.0.0": 4321},
         "summary": "In 1200 pictures there moved: sharpness, embedding.",
         "since": "2026-11-16T12:00:00+00:00",
         "until": "2026-11-23T12:00:00+00:00",
@@ -291,6 +293,7 @@ def test_drift_is_told_and_shown(compared, visit, tmp_path):
     page = visit("monitoring")
     page.get_by_text("Posters no longer look as they did").wait_for()
     page.get_by_text("1,234 answers of starter 1.0.0 from 16 Nov 2026 12:00 to 23 Nov 2026 12:00").wait_for()
+    page.get_by_text("Most predictions were made by another model version").wait_for()
     for described in ("Distances: sharpness 0.80, the pictures as the model sees them 0.80", "Drama 50% and 25%"):
         page.locator(f"[aria-label*='{described}']").first.wait_for()
     page.get_by_text("As a table").click()
