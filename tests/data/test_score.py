@@ -1006,6 +1006,7 @@ def test_a_catalogue_of_an_older_version_can_be_updated(folder, score, tmp_path,
     assert table["etag"].null_count == 0
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="names are UTF-8 elsewhere")
 def test_names_of_any_bytes_stay_the_same_posters(folder, score, tmp_path, make_poster):
     (folder / os.fsdecode(b"caf\xe9.jpg")).write_bytes(make_poster())
     table = score(folder)

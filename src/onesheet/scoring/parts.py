@@ -169,10 +169,11 @@ class Parts:
                 f"{self.folder} holds the beginning of other work: another bundle, source or option. "
                 "Go on with those, or remove the folder"
             )
-        # What lies here became the file, or was to update another one than is there now.
-        for path in self.folder.iterdir():
-            if path.name != _LOCK:
-                path.unlink()
+        if record.exists():
+            # What lies here became the file, or was to update another one than is there now. Its record goes last.
+            for path in self.folder.iterdir():
+                if path.name not in (_LOCK, _JOB):
+                    path.unlink()
         incoming = self.folder / _INCOMING
         incoming.write_text(json.dumps(job), encoding="utf-8")
         _keep(incoming, record)
