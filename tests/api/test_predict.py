@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import io
 from uuid import UUID
 
 import pytest
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 pytestmark = pytest.mark.anyio
 
@@ -36,6 +39,19 @@ async def test_every_accepted_format_is_read_whatever_its_name(client, make_post
     answer = await client.post("/predict", files={"file": ("evil\n../name.txt", make_poster(colour, kind=kind))})
 
     assert answer.json()["topk"][0]["label"] == genre
+
+
+async def test_a_picture_with_much_metadata_is_answered_like_one_without(client):
+    text = PngInfo()
+    text.add_itxt("XML:com.adobe.xmp", "layer " * 400_000, zip=True)
+    plain, layered = io.BytesIO(), io.BytesIO()
+    Image.new("RGB", (60, 90), "blue").save(plain, "PNG")
+    Image.new("RGB", (60, 90), "blue").save(layered, "PNG", pnginfo=text)
+    answers = [
+        (await client.post("/predict?topk=3", files={"file": file.getvalue()})).json() for file in (plain, layered)
+    ]
+
+    assert answers[0]["topk"] == answers[1]["topk"]
 
 
 async def test_the_threshold_decides_and_comes_back(client, make_poster):
