@@ -118,7 +118,7 @@ def tune(
     Raises:
         OnesheetError: The service does not start, or does not answer.
     """
-    shapes = _shapes(usable_cores())
+    shapes = candidates(usable_cores())
     total, done = _ROUNDS * (len(shapes) + len(_BATCHES)), 0
 
     def measure(candidates: Sequence[Candidate]) -> list[Trial]:
@@ -150,7 +150,7 @@ def choose(trials: Sequence[Trial]) -> Trial:
     return min(good, key=lambda trial: trial.candidate.size)
 
 
-def _shapes(cores: int) -> list[Candidate]:
+def candidates(cores: int) -> list[Candidate]:
     """Processes and threads worth a try: one process, one for each core, and some between."""
     counts = sorted({1, max(1, cores // 4), max(1, cores // 2), cores})
     return [

@@ -7,7 +7,7 @@ import errno
 import socket
 import threading
 import time
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from typing import TYPE_CHECKING
 
 import pytest
@@ -85,21 +85,18 @@ def test_a_body_that_nobody_reads_is_not_waited_for_for_ever(monkeypatch):
         ask(address).close()
 
 
-def test_the_more_connections_a_process_has_the_longer_it_waits(monkeypatch):
-    monkeypatch.setattr(accepting, "_COURTESY_SECONDS", 0.1)
+def test_the_more_connections_a_process_has_the_longer_it_lets_others_go_first(monkeypatch):
+    """Whether they take their chance is up to the system; that they have one is seen by the time."""
+    monkeypatch.setattr(accepting, "_COURTESY_SECONDS", 0.1)  # or nothing could be told from it
     monkeypatch.setattr(accepting, "_MOST_COURTESY_SECONDS", 0.25)
     waits = []
-    with listening() as (listener, address), serving_on(listener):
-        connections = []
+    with listening() as (listener, address), serving_on(listener), ExitStack() as held:
         for _ in range(5):
             started = time.monotonic()
-            connections.append(ask(address))
+            held.enter_context(ask(address))
             waits.append(time.monotonic() - started)
-        for connection in connections:
-            connection.close()
     # At least; a busy machine may add to it.
     assert all(wait > expected for wait, expected in zip(waits, (0, 0.09, 0.19, 0.24, 0.24), strict=True))
-    assert sum(waits) < 5
 
 
 def test_a_system_without_room_is_told_and_asked_again(monkeypatch, read_log):

@@ -12,7 +12,7 @@ from onesheet import tune
 from onesheet.cli import main
 from onesheet.errors import OnesheetError
 from onesheet.settings import Settings
-from onesheet.tune import Candidate, Trial, choose, running_service
+from onesheet.tune import Candidate, Trial, candidates, choose, running_service
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,7 +31,7 @@ def test_the_smallest_that_is_as_good_is_taken() -> None:
 
 @pytest.mark.parametrize("cores", [1, 2, 4, 64])
 def test_candidates_fill_the_cores(cores: int) -> None:
-    shapes = tune._shapes(cores)
+    shapes = candidates(cores)
     assert len(set(shapes)) == len(shapes) <= 8
     for shape in shapes:
         assert cores / 2 <= shape.workers * shape.threads <= 2 * cores
@@ -44,7 +44,7 @@ def test_tune_prints_settings_that_the_service_takes(
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(tune, "_shapes", lambda cores: [Candidate(2, 1, 4), Candidate(1, 1, 4)])
+    monkeypatch.setattr(tune, "candidates", lambda cores: [Candidate(2, 1, 4), Candidate(1, 1, 4)])
     monkeypatch.setattr(tune, "_BATCHES", (1,))
     # What the operator has set for his own service must not turn the load away.
     monkeypatch.setenv("ONESHEET_API_KEYS", "0" * 64)

@@ -408,8 +408,11 @@ def _fill_cache(repository: Path, backbone: torch.nn.Module) -> None:
 
 
 def test_a_hub_that_answers_is_left_to_the_client(configure, tmp_path, hub_out_of_reach, monkeypatch):
+    asked = []
+
     class Handler(BaseHTTPRequestHandler):
         def do_HEAD(self):
+            asked.append(self.path)
             self.send_error(404)
 
         def log_message(self, *_):
@@ -418,6 +421,7 @@ def test_a_hub_that_answers_is_left_to_the_client(configure, tmp_path, hub_out_o
     with serve_in_thread(HTTPServer(("127.0.0.1", 0), Handler)) as server:
         monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", f"http://127.0.0.1:{server.server_port}")
         require_pretrained(configure(tmp_path, "model.pretrained=true").model)
+    assert asked, "whether it answers"
 
 
 def test_pretrained_weights_from_a_local_file(configure, tmp_path):

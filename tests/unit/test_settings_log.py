@@ -6,7 +6,8 @@ import io
 import json
 import logging
 import pickle
-from contextlib import redirect_stderr
+import re
+from contextlib import redirect_stderr, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,8 @@ from onesheet.settings import Settings
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+ROOT = Path(__file__).parents[2]
+
 pytestmark = pytest.mark.usefixtures("clean_environment")
 
 
@@ -34,26 +37,29 @@ def test_the_defaults_work_right_after_install() -> None:
     assert settings.max_pixels == 25_000_000
 
 
-@pytest.mark.parametrize(
-    ("name", "value", "read"),
-    [
-        ("BUNDLE", "models/mine", "models/mine"),
-        ("HOST", "0.0.0.0", "0.0.0.0"),  # noqa: S104
-        ("PORT", "0", 0),
-        ("MAX_UPLOAD_BYTES", "1000", 1000),
-        ("MAX_PIXELS", "1000", 1000),
-        ("THREADS", "3", 3),
-        ("LOG_LEVEL", "debug", "debug"),
-        ("LOG_JSON", "true", True),
-        ("LOG_JSON", "0", False),
-    ],
-)
-def test_each_setting_has_a_name_in_the_environment(
-    monkeypatch: pytest.MonkeyPatch, name: str, value: str, read: object
-) -> None:
-    monkeypatch.setenv(f"ONESHEET_{name}", value)
+DOCUMENTED = re.findall(r"^\| `ONESHEET_(\w+)`", (ROOT / "docs/settings.md").read_text(), re.MULTILINE)
+# Whatever a setting is, it takes one of these.
+VALUES = ("3", "10", "0.5", "answer", "true", "warning", "int8", "https://films.example", "a" * 64)
 
-    assert getattr(Settings(), name.lower()) == read
+
+@pytest.mark.parametrize("name", DOCUMENTED)
+def test_a_documented_setting_is_taken_from_the_environment(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    if name == "FOLLOW_SECONDS":
+        monkeypatch.setenv("ONESHEET_BUNDLE", "champion")  # there is nothing else to follow
+    usual, taken = getattr(Settings(), name.lower()), []
+    for value in VALUES:
+        monkeypatch.setenv(f"ONESHEET_{name}", value)
+        with suppress(ValidationError):
+            taken.append(getattr(Settings(), name.lower()))
+    assert [value for value in taken if value != usual]
+
+
+def test_numbers_and_switches_are_read_as_such(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ONESHEET_PORT", "0")
+    monkeypatch.setenv("ONESHEET_LOG_JSON", "0")
+    assert (Settings().port, Settings().log_json) == (0, False)
+    monkeypatch.setenv("ONESHEET_LOG_JSON", "true")
+    assert Settings().log_json is True
 
 
 @pytest.mark.parametrize(
