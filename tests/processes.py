@@ -33,8 +33,8 @@ MAX_WAIT = 300
 # The environment variable. A value ends with a slash, and is the beginning of the values of what was started below.
 OWNER = "TESTS_STARTED_BY"
 
-# Values of the variable for what was started here and has not been ended: something will end it.
-held: set[str] = set()
+# What was started here and has not been ended, as something will do: values of the variable, and ids of processes.
+held: dict[str, int] = {}
 
 _numbers = itertools.count(1)
 
@@ -54,11 +54,11 @@ def started_process(command: Sequence[object], **options: Any) -> Iterator[subpr
     environment = {**(options.get("env") or os.environ), OWNER: owner, "TMPDIR": str(temporary)}
     options = {"text": True, "start_new_session": os.name == "posix", **options, "env": environment}
     arguments = [part if isinstance(part, bytes) else str(part) for part in command]
-    held.add(owner)
     try:
         temporary.mkdir()
         temporary.chmod(0o777)  # for another user, too
         with subprocess.Popen(arguments, **options) as process:
+            held[owner] = process.pid
             try:
                 yield process
             finally:
@@ -66,7 +66,7 @@ def started_process(command: Sequence[object], **options: Any) -> Iterator[subpr
                 process.wait()
                 kill_all(owner)
     finally:
-        held.discard(owner)
+        held.pop(owner, None)
         shutil.rmtree(temporary, ignore_errors=True)
 
 

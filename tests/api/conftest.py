@@ -143,10 +143,14 @@ def anyio_backend() -> str:
     return "asyncio"
 
 
+# Limits of time that a busy machine does not reach; a test of one sets its own.
+PATIENT = {"patience_seconds": MAX_WAIT, "log_seconds": MAX_WAIT, "image_url_seconds": MAX_WAIT, "body_seconds": 60}
+
+
 @pytest.fixture
 def settings(tiny_bundle: Path, tmp_path: Path) -> Settings:
     log = f"sqlite:///{tmp_path}/log.db"
-    return Settings(_env_file=None, bundle=str(tiny_bundle), max_upload_bytes=100_000, log_url=log)
+    return Settings(_env_file=None, bundle=str(tiny_bundle), max_upload_bytes=100_000, log_url=log, **PATIENT)
 
 
 @pytest.fixture
@@ -242,7 +246,8 @@ class Served:
     """
 
     def __init__(self, folder: Path, environment: dict[str, str], *options: str) -> None:
-        settings = {"PORT": "0", "LOG_JSON": "true", **environment}
+        patient = {name.upper(): str(value) for name, value in PATIENT.items()}
+        settings = {"PORT": "0", "LOG_JSON": "true", **patient, **environment}
         variables = {**os.environ, **{f"ONESHEET_{name}": value for name, value in settings.items()}}
         self._log = folder / "server.log"
         # Whoever started the tests may have told them to ignore Ctrl-C, and that is inherited.

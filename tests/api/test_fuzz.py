@@ -109,7 +109,7 @@ async def test_nothing_that_can_happen_to_a_picture_is_the_applications_fault(se
 @pytest.mark.posters
 @pytest.mark.slow
 def test_nothing_that_can_happen_to_a_picture_is_the_servers_fault(serving, pictures):
-    server = serving(MAX_UPLOAD_BYTES="2000000", PATIENCE_SECONDS="300")
+    server = serving(MAX_UPLOAD_BYTES="2000000")
     with httpx.Client(base_url=server.url) as client:
         answers = [client.post("/predict", files={"file": data}) for data in pictures[IN_PROCESS:]]
         assert client.get("/readyz").status_code == 200

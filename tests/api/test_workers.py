@@ -170,7 +170,7 @@ def test_what_was_accepted_is_answered_before_it_stops(serving, load, make_poste
 
 
 def test_a_server_that_stops_first_says_that_it_is_not_ready(serving, make_poster, eventually):
-    server = serving(DRAIN_SECONDS="600")
+    server = serving(DRAIN_SECONDS="60")
     server.process.send_signal(signal.SIGTERM)
     eventually(lambda: httpx.get(f"{server.url}/readyz").status_code == 503)
     assert httpx.get(f"{server.url}/livez").status_code == 200
