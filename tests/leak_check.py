@@ -6,7 +6,6 @@ so that it does not slow down the other tests. A watchdog does the same if pytes
 
 from __future__ import annotations
 
-import gc
 import os
 import shutil
 import subprocess
@@ -14,6 +13,7 @@ import sys
 import tempfile
 import threading
 import time
+from concurrent.futures.thread import _threads_queues
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -90,7 +90,6 @@ class LeakCheck:
     def _wait_for_the_last(self) -> set[Resource]:
         deadline = time.monotonic() + GRACE
         while (left := self._left()) and time.monotonic() < deadline:
-            gc.collect()  # the threads of a pool end with it
             time.sleep(0.05)
         return left
 
@@ -110,7 +109,7 @@ class LeakCheck:
             *(
                 Resource("thread", thread.name, thread.ident or 0)
                 for thread in threading.enumerate()
-                if not thread.daemon
+                if not thread.daemon and thread not in _threads_queues  # those of a pool end with it, or with Python
             ),
             *(
                 Resource("port", str(one.laddr.ip), one.laddr.port)
@@ -213,21 +212,21 @@ class ProcessCheck:
         self._owner = os.environ[OWNER] = f"{run}{name}/"
         (base / name).mkdir()
         _use_for_temporary_files(base / name)
+        self._folder = base / name
         pids = [os.getpid()] if name == "main" else [os.getpid(), os.getppid()]
+        command = list(map(str, (sys.executable, WATCHDOG, run, name, base, *pids)))
         without = {key: value for key, value in os.environ.items() if key != OWNER}
-        self._watchdog = subprocess.Popen(
-            [sys.executable, WATCHDOG, run, name, base, *map(str, pids)],
-            env=without,
-            start_new_session=os.name == "posix",
-        )
+        if os.name == "posix":  # no child of ours, as tests look at those
+            subprocess.run(["sh", "-c", '"$@" &', "sh", *command], env=without, check=True, start_new_session=True)
+        else:
+            self._watchdog = subprocess.Popen(command, env=without)
 
     def pytest_sessionstart(self, session: pytest.Session) -> None:
         session.config.pluginmanager.register(LeakCheck(self._owner, Path(tempfile.gettempdir())))
 
     @pytest.hookimpl(trylast=True)
     def pytest_unconfigure(self) -> None:
-        self._watchdog.kill()
-        self._watchdog.wait()
+        shutil.rmtree(self._folder, ignore_errors=True)  # which ends the watchdog
 
 
 def _use_for_temporary_files(folder: Path) -> None:

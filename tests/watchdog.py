@@ -2,7 +2,7 @@
 
     python watchdog.py OWNER NAME FOLDER PID [PID of the pytest process that started it]
 
-It runs beside each pytest process that runs tests, which ends it in the end.
+It runs beside each pytest process that runs tests, and ends when that has removed its folder.
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ def main(run: str, process: str, folder: str, *pids: str) -> None:
     """Wait for the end of one of the processes, and clean up."""
     watched = [int(pid) for pid in pids]
     while all(map(is_running, watched)):
+        if not Path(folder, process).exists():
+            return
         time.sleep(0.3)
     if is_running(watched[-1]):  # other processes go on with the run
         end(f"{run}{process}/")

@@ -688,7 +688,7 @@ def test_cost_has_a_date_and_says_what_it_leaves_out(cloud):
 def test_every_machine_of_the_configuration_has_a_price(cloud):
     config = read_config(default_config_dir() / "cloud.yaml", CloudConfig)
     for machine in config.training.machines:
-        cloud("cost", "--machine", machine)
+        assert re.search(r"\d", " ".join(cloud("cost", "--machine", machine))), machine
 
 
 # ------------------------------------------------------------------------------------------------ without it

@@ -27,9 +27,9 @@ from onesheet.errors import (
     MovedMeanwhileError,
     RegistryError,
     UnknownVersionError,
-    VerificationError,
 )
-from onesheet.registry import Registry, open_registry, verification
+from onesheet.predictor import Predictor
+from onesheet.registry import Registry, open_registry
 from onesheet.settings import Settings
 from tests.processes import eventually, started_process
 
@@ -339,18 +339,20 @@ def test_a_version_is_verified_from_its_files_to_answers_under_load(
     assert re.search(r"under load 95 % within \d+ ms, 1 are allowed", said)
 
 
-def test_answers_that_make_no_sense_are_found(tiny_bundle, monkeypatch):
-    predictor = load_predictor(tiny_bundle)
-    monkeypatch.setattr(type(predictor), "run", spoiled(type(predictor).run, lambda p: p * np.nan))
-    with pytest.raises(VerificationError, match="some of its probabilities are none"):
-        verification._check_answers(predictor, verification._pictures())
-
-
-def test_answers_that_depend_on_their_neighbours_are_found(tiny_bundle, monkeypatch):
-    predictor = load_predictor(tiny_bundle)
-    monkeypatch.setattr(type(predictor), "run", spoiled(type(predictor).run, lambda p: p / len(p)))
-    with pytest.raises(VerificationError, match="something else of a picture alone"):
-        verification._check_answers(predictor, verification._pictures())
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda probabilities: probabilities * np.nan, "some of its probabilities are none"),
+        (lambda probabilities: probabilities + 1, "some of its probabilities are none"),
+        (lambda probabilities: probabilities / len(probabilities), "something else of a picture alone"),
+    ],
+)
+def test_answers_that_make_no_sense_are_found(register, embedded, tiny_bundle, capsys, monkeypatch, change, reason):
+    register(embedded, tiny_bundle)
+    monkeypatch.setattr(Predictor, "run", spoiled(Predictor.run, change))
+    code, said = onesheet(capsys, monkeypatch, "verify", "1")
+    assert code == 1
+    assert reason in said
 
 
 def spoiled(run, change):

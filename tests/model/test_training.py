@@ -407,7 +407,9 @@ def _fill_cache(repository: Path, backbone: torch.nn.Module) -> None:
     save_file({**backbone.state_dict(), **head}, snapshot / "model.safetensors")
 
 
-def test_a_hub_that_answers_is_left_to_the_client(configure, tmp_path, hub_out_of_reach, monkeypatch):
+@pytest.fixture
+def hub_that_answers(hub_out_of_reach, monkeypatch) -> Iterator[list[str]]:
+    """A hub that has nothing; yields what it was asked for."""
     asked = []
 
     class Handler(BaseHTTPRequestHandler):
@@ -420,8 +422,12 @@ def test_a_hub_that_answers_is_left_to_the_client(configure, tmp_path, hub_out_o
 
     with serve_in_thread(HTTPServer(("127.0.0.1", 0), Handler)) as server:
         monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", f"http://127.0.0.1:{server.server_port}")
-        require_pretrained(configure(tmp_path, "model.pretrained=true").model)
-    assert asked, "whether it answers"
+        yield asked
+
+
+def test_a_hub_that_answers_is_left_to_the_client(configure, tmp_path, hub_that_answers):
+    require_pretrained(configure(tmp_path, "model.pretrained=true").model)
+    assert hub_that_answers, "whether it answers"
 
 
 def test_pretrained_weights_from_a_local_file(configure, tmp_path):
@@ -442,8 +448,7 @@ def test_a_file_that_holds_no_weights(configure, tmp_path, name):
     assert not (tmp_path / "run").exists()
 
 
-def test_a_backbone_without_pretrained_weights(configure, tmp_path, hub_out_of_reach, monkeypatch):
-    monkeypatch.setattr("onesheet.training.pretrained._hub_is_reachable", lambda: True)
+def test_a_backbone_without_pretrained_weights(configure, tmp_path, hub_that_answers):
     with pytest.raises(ConfigError, match="no pretrained weights for resnet50t"):
         train(configure(tmp_path / "run", "model.pretrained=true", "model.backbone=resnet50t"))
 
