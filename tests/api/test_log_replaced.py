@@ -217,6 +217,31 @@ def test_what_was_acknowledged_before_the_write_ahead_log_was_removed_is_kept(lo
     assert keys([*before, *after]) == found_at(path)
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="needs rights for symbolic links there")
+def test_a_file_that_a_link_leads_to_is_used_and_followed_to_another(path, monkeypatch, eventually):
+    monkeypatch.setattr(sqlite_file_module, "_QUIET_SECONDS", 0.05)
+    first, second = path.with_name("first.db"), path.with_name("second.db")
+    path.symlink_to(first.name)
+    with closing(PredictionLog(f"sqlite:///{path}")) as log:
+        log.migrate()
+        log.append(before := [answer()])
+        first.unlink()
+        log.append(after_removal := [answer()])
+        empty(first)
+        append_soon(log, emptied := [answer()], eventually)
+        assert path.is_symlink()
+        assert keys(before + after_removal).isdisjoint(found_at(path))
+
+        with closing(sqlite3.connect(first)) as reader:  # which keeps the write-ahead log from being brought home
+            reader.execute("BEGIN").execute("SELECT id FROM predictions").fetchall()
+            log.append(late := [answer()])
+            path.unlink()
+            path.symlink_to(second.name)
+            log.append(elsewhere := [answer()])
+    assert keys(emptied + late) == found_at(first)
+    assert keys(elsewhere) == found_at(second) == found_at(path)
+
+
 @pytest.mark.parametrize("fault", [remove, drop_everything])
 def test_reads_find_what_is_at_the_path(log, path, fault):
     log.append([answer()])

@@ -45,7 +45,7 @@ class SqliteFile:
     change. They are read only when the file was written to, which a checkpoint does now and then.
 
     Args:
-        path: Of the database; it need not exist.
+        path: Of the database; it need not exist. It may be a symbolic link: `-wal` and `-shm` are beside its target.
         close_others: Closes all other connections of this process to it.
 
     Attributes:
@@ -53,7 +53,8 @@ class SqliteFile:
     """
 
     def __init__(self, path: Path, close_others: Callable[[], None]) -> None:
-        self._paths = (path, path.with_name(path.name + "-wal"), path.with_name(path.name + "-shm"))
+        self._named = path
+        self._paths = _with_files_beside(path)
         self._close_others = close_others
         # While it is open, nobody else gets the inodes, and the write-ahead log can be brought home.
         self._connection: sqlite3.Connection | None = None
@@ -112,6 +113,7 @@ class SqliteFile:
             self._connection = None
 
     def _open(self) -> None:
+        self._paths = _with_files_beside(self._named)
         path = self._paths[0]
         before = _identity(path)
         connection = sqlite3.connect(path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False)
@@ -122,7 +124,7 @@ class SqliteFile:
             identities = {each: _identity(each) for each in (self._paths if mode == "wal" else (path,))}
             if None in identities.values() or before not in (None, identities[path]):
                 raise LogUnavailableError("the file of the prediction log is being replaced")
-            self._identities = identities
+            self._identities = {**identities, self._named: identities[path]}
             self._look()
         except BaseException:
             connection.close()
@@ -158,7 +160,7 @@ class SqliteFile:
     def _leave(self, connection: sqlite3.Connection) -> None:
         """Close what was opened, and see that its write-ahead log is applied to no other file."""
         path, *beside = self._paths
-        if _identity(path) != self._identities[path]:
+        if _identity(self._named) != self._identities[self._named]:
             why = "removed or replaced"
             with suppress(sqlite3.Error):  # it may be on a disk that is gone
                 connection.execute("PRAGMA wal_checkpoint(FULL)")
@@ -175,12 +177,19 @@ class SqliteFile:
                 with closing(sqlite3.connect(copy)) as target:
                     connection.backup(target)
                 shutil.copymode(path, copy)
+        is_in_use_elsewhere = _identity(path) == self._identities[path]  # only a link to it was replaced
         for place in beside:
-            if _identity(place) == self._identities.get(place):
+            if not is_in_use_elsewhere and _identity(place) == self._identities.get(place):
                 place.unlink(missing_ok=True)
         self._close_others()
         self.close()
         logger.warning("prediction log opened again", reason=f"its file was {why} while it was in use")
+
+
+def _with_files_beside(path: Path) -> tuple[Path, Path, Path]:
+    """The file that a path leads to, and its `-wal` and `-shm`, which SQLite puts beside that file."""
+    target = Path(os.path.realpath(path)) if path.is_symlink() else path
+    return target, target.with_name(target.name + "-wal"), target.with_name(target.name + "-shm")
 
 
 def following(version: int) -> int:
