@@ -210,7 +210,13 @@ def test_an_address_is_taken_as_it_is():
     assert find_api("https://onesheet.example.com/") == "https://onesheet.example.com"
 
 
-@pytest.mark.parametrize("url", ["", "localhost:8000", "ftp://x", "cloudrun://films/api", "cloudrun:///a/b", "http://"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        *("", "localhost:8000", "ftp://x", "cloudrun://films/api", "cloudrun:///a/b"),
+        *("http://", "http://:80", "http://[::1", "http://[x]:1", "http://api:port", "http://api:99999"),
+    ],
+)
 def test_no_address(url):
     with pytest.raises(InvalidRequestError, match="cloudrun://PROJECT/REGION/SERVICE"):
         find_api(url)

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from google.cloud.run_v2 import ServicesClient
 
 _CLOUD_RUN: Final = "cloudrun"
+_EXPECTED: Final = "the address of the API is http://…, https://… or cloudrun://PROJECT/REGION/SERVICE"
 
 
 def find_api(url: str, client: ServicesClient | None = None) -> str:
@@ -25,13 +26,17 @@ def find_api(url: str, client: ServicesClient | None = None) -> str:
         ApiError: There is no such service, or the list cannot be read.
         MissingExtraError: Google's client is not installed.
     """
-    parts = urlsplit(url)
-    if parts.scheme in {"http", "https"} and parts.netloc:
+    try:
+        parts = urlsplit(url)
+        has_host = parts.hostname is not None and parts.port != 0
+    except ValueError as error:  # of brackets or a port that cannot be
+        raise InvalidRequestError(_EXPECTED) from error
+    if parts.scheme in {"http", "https"} and has_host:
         return url.rstrip("/")
     path = parts.path.strip("/").split("/")
     if parts.scheme == _CLOUD_RUN and parts.netloc and len(path) == 2:
         return _look_up(client or _client(), parts.netloc, *path)
-    raise InvalidRequestError("the address of the API is http://…, https://… or cloudrun://PROJECT/REGION/SERVICE")
+    raise InvalidRequestError(_EXPECTED)
 
 
 def _client() -> ServicesClient:
