@@ -314,7 +314,9 @@ class Settings(BaseSettings):
 
         def __getattr__(self, name: str) -> Any:
             if name in type(self).model_fields and name in self._wrong:
-                raise InvalidRequestError(f"{PREFIX}{name.upper()} {self._wrong[name]}")
+                alias = type(self).model_fields[name].validation_alias
+                variables = alias.choices if isinstance(alias, AliasChoices) else [f"{PREFIX}{name.upper()}"]
+                raise InvalidRequestError(f"{' or '.join(map(str, variables))} {self._wrong[name]}")
             return super().__getattr__(name)
 
     def check(self, names: Iterable[str]) -> None:

@@ -91,6 +91,13 @@ def test_a_value_out_of_range_is_refused_where_it_is_used(
     assert str(refused.value) == f"ONESHEET_{name} must be {rule}, got {value!r}"
 
 
+def test_a_value_that_two_variables_may_hold_is_refused_with_both_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STREAMLIT_SERVER_BASE_URL_PATH", "a b")
+    names = "ONESHEET_UI_BASE_PATH or STREAMLIT_SERVER_BASE_URL_PATH"
+    with pytest.raises(InvalidRequestError, match=f"^{names} must be a path such as /films, got 'a b'$"):
+        _ = Settings().ui_base_path
+
+
 @pytest.mark.parametrize(
     ("name", "value", "read"),
     [
