@@ -11,7 +11,7 @@ import sqlite3
 from typing import Final
 
 from onesheet.locks import wait_for_lock
-from onesheet.mlflow_artifacts import LOCK_SECONDS, SQLITE, database_file
+from onesheet.mlflow_artifacts import LOCK_SECONDS, database_file
 
 # MLflow's own are 120 seconds and seven tries.
 _REQUEST_SECONDS: Final = 30
@@ -37,11 +37,15 @@ def open_mlflow_store(uri: str) -> str:
     if path is None:
         return uri
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Absolute: MLflow remembers what it has opened under an address, and its server runs in any folder.
-    address = f"{SQLITE}{path}?{uri.partition('?')[2] or f'timeout={LOCK_SECONDS}'}"
     from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
+    from sqlalchemy import URL
     from sqlalchemy.exc import SQLAlchemyError
+
+    # Absolute: MLflow remembers what it has opened under an address, and its server runs in any folder. SQLAlchemy
+    # decodes what looks percent-encoded, so a folder called `100%20` has to be encoded.
+    address = URL.create("sqlite", database=str(path)).render_as_string()
+    address = f"{address}?{uri.partition('?')[2] or f'timeout={LOCK_SECONDS}'}"
 
     # Else it tells of every table that it makes; its import sets a level of its own.
     logging.getLogger("mlflow").setLevel(logging.WARNING)

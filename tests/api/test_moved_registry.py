@@ -17,7 +17,7 @@ from onesheet.serving import create_app
 from onesheet.settings import Settings
 
 # As projects may be called; MLflow writes it into addresses.
-ELSEWHERE = "mørk & 100% (neu) #2"
+ELSEWHERE = "mørk & 100%20 (neu) #2"
 
 
 @pytest.fixture
