@@ -225,6 +225,13 @@ def test_tables_as_other_programs_write_them(content, tmp_path, score, make_post
     assert score(tmp_path / "list.csv")["message"].to_pylist() == [None, None]
 
 
+@pytest.mark.parametrize("kind", [pa.large_string(), pa.string_view(), pa.dictionary(pa.int32(), pa.string())], ids=str)
+def test_columns_of_parquet_hold_text_in_any_layout(kind, tmp_path, score, make_poster):
+    (tmp_path / "red.jpg").write_bytes(make_poster("red"))
+    pq.write_table(pa.table({"path": pa.array(["red.jpg"]).cast(kind)}), tmp_path / "list.parquet")
+    assert score(tmp_path / "list.parquet")["message"].to_pylist() == [None]
+
+
 def test_paths_as_other_systems_write_them(tmp_path, score, make_poster):
     composed, decomposed = (unicodedata.normalize(form, "é") for form in ("NFC", "NFD"))
     for name in (f"1{composed}.jpg", f"2{decomposed}.jpg", "3 .jpg", "3.jpg", "4%.jpg"):
