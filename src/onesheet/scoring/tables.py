@@ -126,7 +126,9 @@ class _ParquetColumn:
         except pa.ArrowException as error:
             raise DataError(f"{table.name} is no Parquet file that can be read") from error
         kind = kind.value_type if pa.types.is_dictionary(kind) else kind
-        if not any(is_text(kind) for is_text in (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)):
+        if not any(
+            is_text(kind) for is_text in (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
+        ):
             raise DataError(f"the column {self._name} of {table.name} holds {kind}, no text")
 
     def values(self, start: int) -> Iterator[str]:
