@@ -55,6 +55,12 @@ def test_ids_are_composed(tmp_path):
     assert labels.by_id == {"Amélie": ("Drama",)}
 
 
+@pytest.mark.parametrize("name", ["tt1.jpg", "tt1.JPEG", "tt1.webp", " tt1.png "])
+def test_a_file_name_is_the_id_of_its_film(tmp_path, name):
+    labels = read_labels(_write(tmp_path, f"file,Drama\n{name},1\ntt1,1\nMr. 2.5,1\n"))
+    assert labels.by_id == {"tt1": ("Drama",), "Mr. 2.5": ("Drama",)}
+
+
 def test_repeated_rows_count_once(tmp_path):
     labels = read_labels(_write(tmp_path, HEADER + "tt1,['Drama'],0,1,0\n" * 3))
     assert (labels.rows, labels.duplicates, labels.conflicts) == (3, 2, frozenset())

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from onesheet.csv_table import CsvTable
+from onesheet.data.posters import film_of
 from onesheet.errors import DataError
 
 LABELS_FILE = "train.csv"
@@ -50,8 +51,9 @@ class Labels:
 def read_labels(path: Path) -> Labels:
     """Read a label file: an id, optionally `Genre` (the same as text, not read), then one 0/1 column for each genre.
 
-    Encoding, delimiter and header may be those of any program, as `CsvTable` says; 0 and 1 may be written as floats or
-    as False and True. Columns without a name, such as the index that pandas writes, are not read.
+    An id may be written as the file name of its poster. Encoding, delimiter and header may be those of any program, as
+    `CsvTable` says; 0 and 1 may be written as floats or as False and True. Columns without a name, such as the index
+    that pandas writes, are not read.
 
     Raises:
         DataError: The file is missing, not CSV, lacks columns, or has a row that makes no sense.
@@ -88,7 +90,8 @@ def _read_row(table: CsvTable, line: int, row: list[str], genres: dict[str, int]
     film = unicodedata.normalize("NFC", row[table.index].strip())
     if not film or _NO_ID.search(film) or film in (".", ".."):
         raise table.field_error(line, table.index, film, "needs an id, the name of a poster without folders")
-    return film, frozenset(genre for genre, index in genres.items() if _read_flag(table, line, row[index], index))
+    told = frozenset(genre for genre, index in genres.items() if _read_flag(table, line, row[index], index))
+    return film_of(film), told
 
 
 def _read_flag(table: CsvTable, line: int, value: str, index: int) -> bool:

@@ -18,7 +18,7 @@ class PosterNames:
     """File names of posters, found by film id.
 
     A poster is named as its film's id and one of `PICTURE_SUFFIXES` in any case; its content tells its format.
-    Accented letters are the same composed and decomposed. Where an id is itself a file name, it is that file.
+    Accented letters are the same composed and decomposed.
 
     Args:
         names: File names without folders; those that are no pictures and hidden ones do not count.
@@ -26,16 +26,12 @@ class PosterNames:
 
     def __init__(self, names: Iterable[str]) -> None:
         self._by_id: dict[str, list[str]] = {}
-        self._by_name: dict[str, list[str]] = {}
         for name in sorted(filter(is_picture_name, names), key=_preference):
-            path = PurePosixPath(unicodedata.normalize("NFC", name))
-            self._by_id.setdefault(path.stem, []).append(name)
-            self._by_name.setdefault(path.name, []).append(name)
+            self._by_id.setdefault(film_of(unicodedata.normalize("NFC", name)), []).append(name)
 
     def find(self, film: str) -> Sequence[str]:
         """All files of a film. The first is its poster: that with the suffix that comes first in `PICTURE_SUFFIXES`."""
-        key = unicodedata.normalize("NFC", film)
-        return self._by_id.get(key) or self._by_name.get(key) or ()
+        return self._by_id.get(unicodedata.normalize("NFC", film), ())
 
 
 class PosterFolder:
@@ -73,6 +69,11 @@ class PosterFolder:
 def is_picture_name(name: str) -> bool:
     """Whether a file name is that of a picture, and not hidden."""
     return name.lower().endswith(PICTURE_SUFFIXES) and not name.startswith(".")
+
+
+def film_of(name: str) -> str:
+    """The id of a film that may be written as the file name of its poster."""
+    return PurePosixPath(name).stem if is_picture_name(name) else name
 
 
 def name_some(films: Sequence[str]) -> str:
