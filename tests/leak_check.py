@@ -7,6 +7,7 @@ so that it does not slow down the other tests. A watchdog does the same if pytes
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -29,11 +30,11 @@ if TYPE_CHECKING:
 # Seconds in which something that is about to end does so.
 GRACE = 20
 
-# Python ends these itself, with the process that has started them.
-_OF_PYTHON = ("multiprocessing.resource_tracker", "multiprocessing.forkserver")
+# Python and libraries end these themselves, with the process that has started them.
+_LASTING = ("multiprocessing.resource_tracker", "multiprocessing.forkserver", "wandb-core")
 
-# Libraries keep these for their next use, also for that by other processes.
-_CACHES = ("torchinductor_",)
+# Libraries keep these for as long as the process, or for their next use.
+_KEPT_FILES = re.compile("torchinductor_.*|.*wandb.*|pymp-.*")
 
 WATCHDOG = Path(__file__).with_name("watchdog.py")
 
@@ -124,7 +125,7 @@ class LeakCheck:
         return [
             path.name
             for path in self._folder.iterdir()
-            if path.name not in of_processes and not path.name.startswith(_CACHES)
+            if path.name not in of_processes and not _KEPT_FILES.fullmatch(path.name)
         ]
 
     def _processes(self) -> dict[int, psutil.Process]:
@@ -149,8 +150,12 @@ def _is_kept(process: psutil.Process) -> bool:
             return True
         if process.environ().get(OWNER, "").startswith(tuple(held)):
             return True
-        return any(name in " ".join(process.cmdline()) for name in _OF_PYTHON)
+        return _is_lasting(process)
     return False
+
+
+def _is_lasting(process: psutil.Process) -> bool:
+    return any(name in _command(process) for name in _LASTING)
 
 
 def _command(process: psutil.Process) -> str:
@@ -184,12 +189,15 @@ class RunCheck:
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
         deadline = time.monotonic() + GRACE
-        while (left := started_by(self._owner)) and time.monotonic() < deadline:
+        while (left := self._still_running()) and time.monotonic() < deadline:
             time.sleep(0.1)
         if left:
-            self._left = [f"{process.info['environ'].get(OWNER)} {_command(process)}" for process in left]
+            self._left = [f"{(process.info['environ'] or {}).get(OWNER, '')} {_command(process)}" for process in left]
             kill_all(self._owner)
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+    def _still_running(self) -> list[psutil.Process]:
+        return [process for process in started_by(self._owner) if not _is_lasting(process)]
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         if self._left:
