@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
 
 _CONTEXT: Final = multiprocessing.get_context("spawn")
+# Of prctl(2): the signal that the kernel sends when the thread that started this process has ended.
+_PR_SET_PDEATHSIG: Final = 1
 
 _BEAT_SECONDS: Final = 0.5
 _TICK_SECONDS: Final = 0.25
@@ -281,6 +283,8 @@ def _terminal_signals_blocked() -> Iterator[None]:
 def _run(work: Work, heartbeat: Heartbeat, failure: Connection) -> None:
     """What a worker process runs."""
     end_with_parent()
+    if sys.platform == "linux":  # also where this process is suspended
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL))
     try:
         work(heartbeat)
     except Exception as error:

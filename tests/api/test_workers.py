@@ -99,6 +99,8 @@ def test_workers_end_with_a_supervisor_that_is_killed(serving, eventually, tmp_p
     server = serving("--engine", engine, WORKERS="2")
     family = psutil.Process(server.process.pid).children(recursive=True)
     assert len(family) >= 2
+    if engine == "fastapi" and sys.platform == "linux":
+        psutil.Process(server.workers()[0]).suspend()  # it cannot notice by itself
     server.process.kill()
     eventually(lambda: not any(process.is_running() for process in family), 60)
     listen(*server.address).close()

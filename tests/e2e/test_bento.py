@@ -54,7 +54,8 @@ def test_a_bento_answers_from_an_environment_of_its_own(tmp_path, make_poster, s
     def answer() -> httpx.Response | None:
         assert process.poll() is None, (tmp_path / "log").read_text()
         with suppress(httpx.TransportError):
-            return httpx.post(f"http://127.0.0.1:{port}/predict", files={"file": make_poster()})
+            found = httpx.post(f"http://127.0.0.1:{port}/predict", files={"file": make_poster()})
+            return None if found.status_code == httpx.codes.SERVICE_UNAVAILABLE else found  # the model is being loaded
         return None
 
     assert eventually(answer).json()["model"]["name"] == "starter", (tmp_path / "log").read_text()
