@@ -185,6 +185,7 @@ def test_a_service_refuses_what_can_never_work(
         check_service(Settings())
 
     assert told in str(refused.value)
+    assert f"ONESHEET_{name}" in str(refused.value)
     assert "hunter2" not in str(refused.value)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import tempfile
-from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -50,12 +49,24 @@ def check_service(settings: Settings) -> None:
         MissingExtraError: The driver of the log's database is not installed.
     """
     check_access(settings)
-    with closing(PredictionLog(settings.log_url)):  # connects to nothing yet
-        pass
+    open_log(settings).close()
     if settings.keep_pictures:
         _check_folder(settings.keep_pictures)
     for text in settings.warnings(["port", "admin_port"]):
         logger.warning("setting ignored", reason=text)
+
+
+def open_log(settings: Settings) -> PredictionLog:
+    """The prediction log that the settings name; connects to nothing yet.
+
+    Raises:
+        InvalidRequestError: Its URL can never work; the message names the variable.
+        MissingExtraError: The driver of its database is not installed.
+    """
+    try:
+        return PredictionLog(settings.log_url)
+    except InvalidRequestError as error:
+        raise InvalidRequestError(f"ONESHEET_LOG_URL: {error.message}") from error
 
 
 def _check_folder(folder: str) -> None:

@@ -25,6 +25,7 @@ from onesheet.monitoring.drift.run import find_drift
 from onesheet.monitoring.drift.webhook import tell_of_drift
 from onesheet.predictionlog import DriftRun, DriftRuns, PredictionLog
 from onesheet.serving.drift_routes import report_response
+from onesheet.serving.preflight import open_log
 from onesheet.serving.problems import install_problem_handlers, problem_responses
 from onesheet.serving.protocol import BoundedHttpProtocol
 from onesheet.serving.routing import complete_routes
@@ -185,7 +186,7 @@ def watch(settings: Settings) -> None:
     for text in settings.warnings(["drift_port"]):
         logger.warning("setting ignored", reason=text)
     with (
-        closing(PredictionLog(settings.log_url)) as log,
+        closing(open_log(settings)) as log,
         closing(listen(settings.drift_host, settings.drift_port)) as listener,
     ):
         log.migrate()
