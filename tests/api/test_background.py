@@ -221,6 +221,14 @@ async def test_old_answers_are_removed_after_an_error(settings, monkeypatch, rea
     assert {line["task"] for line in logged(read_log, "unexpected error in the background")} == {"retention"}
 
 
+async def test_a_log_that_is_not_there_at_the_start_is_told_before_anybody_asks(settings, predictor, read_log):
+    app = create_app(settings.model_copy(update={"log_url": "sqlite:////nowhere/log.db"}), predictor)
+    async with app.router.lifespan_context(app):
+        await until(lambda: logged(read_log, "prediction log not there yet"))
+    (told,) = logged(read_log, "prediction log not there yet")
+    assert told["reason"] == "unable to open database file"
+
+
 async def test_a_log_that_fails_unexpectedly_at_the_start_does_not_keep_the_model_from_loading(
     settings, connect, make_poster, monkeypatch, read_log
 ):

@@ -13,7 +13,7 @@ from uuid import UUID, uuid4
 
 import structlog
 
-from onesheet.errors import BundleError, InvalidRequestError, LogUnavailableError, NotReadyError
+from onesheet.errors import BundleError, InvalidRequestError, LogUnavailableError, NotReadyError, reason
 from onesheet.predictionlog import Feedback, LoggedPrediction
 from onesheet.predictor import Predictor, usable_cores
 from onesheet.serving.background import going_on
@@ -129,8 +129,11 @@ class PredictionService:
 
     async def run(self) -> None:
         """Load the bundle, then another one whenever a process of this service chooses it; until cancelled."""
-        with going_on("log"), suppress(LogUnavailableError):  # the first answer tells
-            await asyncio.to_thread(self.recorder.prepare)
+        with going_on("log"):
+            try:
+                await asyncio.to_thread(self.recorder.prepare)
+            except LogUnavailableError as error:  # the next answer tries again
+                logger.warning("prediction log not there yet", reason=reason(error.__cause__ or error))
         if self._engine is None:
             await self._start()
         self._tried_to_load.set()
