@@ -158,7 +158,7 @@ async def test_insights_of_a_model_that_does_not_end_are_closed_all_the_same(end
 
         async def explain() -> None:
             with pytest.raises(ModelError):
-                await asked.explain(predictor, make_poster())
+                await asked.explain(predictor, make_poster(), "198.51.100.7")
 
         tasks.start_soon(explain)
         await until(lambda: asked._running)
