@@ -852,12 +852,15 @@ def test_linked_folders_are_followed_if_asked_each_folder_once(tmp_path, tiny_bu
     (top / "Again").symlink_to(other / "deep", target_is_directory=True)
     (other / "deep/loop").symlink_to(top, target_is_directory=True)
     (top / "nowhere").symlink_to(top / "nowhere")
+    (top / "Unmounted").symlink_to(tmp_path / "disk", target_is_directory=True)
     arguments = (top, "--out", tmp_path / "out.parquet", "--bundle", tiny_bundle)
-    with pytest.raises(DataError, match=r"no posters; skipped 3 entries: 2 linked folders .*use --follow-links"):
+    with pytest.raises(
+        DataError, match=r"no posters; skipped 4 entries: 2 broken links, 2 linked folders .*use --follow-links"
+    ):
         run(*arguments)
     done = run(*arguments, "--follow-links")
     assert pq.read_table(tmp_path / "out.parquet")["poster"].to_pylist() == ["Again/poster.jpg", "Film/poster.jpg"]
-    assert done["skipped"] == {"not_image_files": 1, "repeated_folders": 2}
+    assert done["skipped"] == {"broken_links": 2, "repeated_folders": 2}
     assert run(*arguments, "--follow-links")["changes"] == UNCHANGED
     with pytest.raises(InvalidRequestError, match="--follow-links is for a folder"):
         run(tmp_path / "out.parquet", *arguments[1:], "--follow-links")

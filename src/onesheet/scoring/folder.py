@@ -13,8 +13,11 @@ from typing import Any, NoReturn
 from onesheet.errors import DataError, UnreadableFileError, reason
 from onesheet.image import ImageLimits, read_bytes
 from onesheet.scoring.rows import (
+    ABSENT,
+    BROKEN_LINKS,
     HIDDEN,
     LINKED_FOLDERS,
+    NOT_IMAGES,
     REPEATED_FOLDERS,
     SYSTEM,
     Entry,
@@ -75,7 +78,9 @@ class FolderSource:
         for each in found:
             name, why = f"{below}{each.name}", why_skipped(each.name)
             if not _is_folder(each):
-                if why:
+                if why == NOT_IMAGES and each.is_symlink() and file_etag(self._folder / name) == ABSENT:
+                    self.skipped[BROKEN_LINKS] += 1  # maybe to a folder whose disk is not there
+                elif why:
                     self.skipped[why] += 1
                 else:
                     yield Entry(name, file_etag(self._folder / name))

@@ -26,6 +26,7 @@ HIDDEN: Final = "hidden"
 NOT_IMAGES: Final = "not_image_files"
 LINKED_FOLDERS: Final = "linked_folders"
 REPEATED_FOLDERS: Final = "repeated_folders"
+BROKEN_LINKS: Final = "broken_links"
 _HINTS: Final = {LINKED_FOLDERS: " (not followed; use --follow-links)"}
 
 
