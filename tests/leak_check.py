@@ -6,6 +6,7 @@ so that it does not slow down the other tests. A watchdog does the same if pytes
 
 from __future__ import annotations
 
+import gc
 import os
 import re
 import shutil
@@ -34,7 +35,7 @@ GRACE = 20
 _LASTING = ("multiprocessing.resource_tracker", "multiprocessing.forkserver", "wandb-core")
 
 # Libraries keep these for as long as the process, or for their next use.
-_KEPT_FILES = re.compile("torchinductor_.*|.*wandb.*|pymp-.*")
+_KEPT_FILES = re.compile("torchinductor_.*|torchelastic_.*|pytorch-errorfile.*|.*wandb.*|pymp-.*")
 
 WATCHDOG = Path(__file__).with_name("watchdog.py")
 
@@ -91,6 +92,7 @@ class LeakCheck:
     def _wait_for_the_last(self) -> set[Resource]:
         deadline = time.monotonic() + GRACE
         while (left := self._left()) and time.monotonic() < deadline:
+            gc.collect()  # what is in a circle with an exception, such as a loader with its processes
             time.sleep(0.05)
         return left
 
