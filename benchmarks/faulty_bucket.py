@@ -75,6 +75,7 @@ class FaultyBucket:
         self.port = free_port()
         self.emulator = start_emulator(self.port, bucket)
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), partial(_Handler, self))
+        self._server.handle_error = lambda *_: None  # a client that was killed is no news
         self._server.daemon_threads = True
         self.address = f"http://127.0.0.1:{self._server.server_port}"
 

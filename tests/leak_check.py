@@ -97,7 +97,19 @@ class LeakCheck:
         return left
 
     def _left(self) -> set[Resource]:
-        return self._resources().difference(self._known, *self._of_fixtures.values())
+        kept = set[Resource]().union(*self._of_fixtures.values())
+        parents = {one.number for one in kept if one.kind == "process"}
+        return {
+            one
+            for one in self._resources() - self._known - kept
+            if one.kind != "process" or not self._descends_from(one.number, parents)
+        }
+
+    def _descends_from(self, pid: int, parents: set[int]) -> bool:
+        """Whether one of these has started it: a browser starts processes when it needs them."""
+        with suppress(psutil.Error):
+            return any(parent.pid in parents for parent in self._ours[pid].parents())
+        return False
 
     def _clean_up(self, left: set[Resource]) -> None:
         while pids := [one.number for one in self._left() if one.kind == "process"]:

@@ -240,7 +240,8 @@ def test_killed_in_the_middle_of_a_pull(run: Run, bucket: Any, repository: Path,
         signal_in_the_middle(bucket, process, signal.SIGKILL, "GET")
     assert run("pull")[0] == 0
     assert same_posters(repository, template)
-    assert bucket.downloaded.total() <= OBJECTS + 4, "only what was on its way comes again"
+    # Of four jobs, each may have had one object on its way and another that had just arrived.
+    assert bucket.downloaded.total() <= OBJECTS + 8, "only what was on its way comes again"
 
 
 def test_ctrl_c_ends_it_without_a_traceback(bucket: Any) -> None:
