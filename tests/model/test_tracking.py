@@ -92,12 +92,12 @@ def test_mlflow_holds_every_metric_as_a_series_of_numbers(tracked):
     assert run.data.metrics["seconds"] > 0
 
 
-def test_mlflow_holds_pictures_and_the_record(tracked):
+def test_mlflow_holds_pictures_and_the_record(tracked, tmp_path):
     client, run = _stored_run(tracked, "first")
     parts = [part.path for part in client.list_artifacts(run.info.run_id)]
     kinds = {kind.path for part in parts for kind in client.list_artifacts(run.info.run_id, part)}
     assert kinds >= PICTURES
-    record = json.loads(Path(client.download_artifacts(run.info.run_id, "run.json")).read_text())
+    record = json.loads(Path(client.download_artifacts(run.info.run_id, "run.json", str(tmp_path))).read_text())
     assert record["status"] == "finished"
     assert record["loggers"] == {"mlflow": run.info.run_id}
 
