@@ -531,7 +531,7 @@ def test_ports_and_probes_are_those_of_the_images():
     for service in config.services.values():
         stage = dockerfile.partition(f"FROM runtime AS {service.image}\n")[2].partition("\nFROM ")[0]
         assert f"EXPOSE {service.port}\n" in stage
-        assert f'"{service.startup_path}"]' in stage
+        assert re.search(rf'"/opt/healthy\.py", "\w+", "{service.startup_path}"', stage)
 
 
 # -------------------------------------------------------------------------------------------- status and logs
