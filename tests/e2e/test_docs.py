@@ -20,6 +20,8 @@ from google.cloud import storage
 
 from tests.processes import run_command
 
+pytestmark = pytest.mark.usefixtures("uncounted_processes")
+
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 

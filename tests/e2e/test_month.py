@@ -14,6 +14,7 @@ import pytest
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.posters,
+    pytest.mark.usefixtures("uncounted_processes"),
 ]
 
 

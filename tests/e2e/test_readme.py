@@ -18,6 +18,8 @@ from PIL import Image
 from onesheet.bundle import load_bundle
 from tests.processes import run_command
 
+pytestmark = pytest.mark.usefixtures("uncounted_processes")
+
 README = Path(__file__).parents[2] / "README.md"
 FILMS = 400
 

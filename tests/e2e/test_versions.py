@@ -21,6 +21,8 @@ from onesheet.data.kept_splits import read_kept_splits
 from onesheet.training.compose import compose_yaml
 from tests.processes import MAX_WAIT, eventually, run_command
 
+pytestmark = pytest.mark.usefixtures("uncounted_processes")
+
 ROOT = Path(__file__).parents[2]
 # These posters are few, another recipe is much larger, and how long a network takes depends on what else is running.
 GATES = {

@@ -22,6 +22,11 @@ if TYPE_CHECKING:
     MadeOnce = Callable[[str, Callable[[Path], object]], Path]
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _uncounted(uncounted_processes: None) -> None:
+    """Training takes long enough."""
+
+
 @pytest.fixture(scope="session")
 def processed(made_up_posters: Path, made_once: MadeOnce) -> Path:
     """Folder with the manifest of the made-up posters."""
