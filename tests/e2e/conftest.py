@@ -75,7 +75,11 @@ def start_site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..
 
     yield start
     for site in started:
-        site.kill()
+        try:
+            if site.process.poll() is None:
+                site.stop(signal.SIGTERM)  # what is killed does not write which of its lines have run
+        finally:
+            site.kill()
 
 
 @pytest.fixture(scope="module")
