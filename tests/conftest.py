@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import logging
 import os
 import shutil
 import socket
@@ -22,11 +23,13 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import httpx
 import numpy as np
 import pytest
+import structlog
 from filelock import FileLock
 from PIL import Image
 
 from onesheet.bundle import load_bundle, write_bundle
 from onesheet.image import PreprocessSpec
+from onesheet.log import CHATTY
 from onesheet.predictor import Predictor, load_predictor
 from tests import leak_check
 from tests.processes import MAX_WAIT, eventually, started_process
@@ -64,6 +67,19 @@ def _patient_clients() -> Iterator[None]:
         for name in ("connect", "read", "write", "pool"):
             patched.setattr(httpx._config.DEFAULT_TIMEOUT_CONFIG, name, float(MAX_WAIT))
         yield
+
+
+@pytest.fixture(autouse=True)
+def _restored_logging() -> Iterator[None]:
+    """Undo what commands do to the logging of the whole process: their handler writes to where one test captures it."""
+    root = logging.getLogger()
+    levels = {name: logging.getLogger(name).level for name in (None, *CHATTY)}
+    yield
+    # Only theirs goes: pytest comes and goes with its own between set-up, call and tear-down.
+    root.handlers = [handler for handler in root.handlers if type(handler) is not logging.StreamHandler]
+    for name, level in levels.items():
+        logging.getLogger(name).setLevel(level)
+    structlog.reset_defaults()
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ from typing import Final
 import structlog
 
 # Libraries that tell of every step at the level where we tell of every request.
-_CHATTY: Final = ("alembic", "httpx", "uvicorn.access")
+CHATTY: Final = ("alembic", "httpx", "uvicorn.access")
 
 
 def configure_logging(level: str = "info", *, as_json: bool = False) -> None:
@@ -43,7 +43,7 @@ def configure_logging(level: str = "info", *, as_json: bool = False) -> None:
     )
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(formatter)
-    for name in _CHATTY:
+    for name in CHATTY:
         logging.getLogger(name).setLevel(max(logging.WARNING, logging.getLevelNamesMapping()[level.upper()]))
     root = logging.getLogger()
     root.handlers = [handler]

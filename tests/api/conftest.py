@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import logging
 import os
 import shutil
 import signal
@@ -22,7 +21,6 @@ from typing import TYPE_CHECKING, Any, Self
 
 import httpx
 import pytest
-import structlog
 from sqlalchemy import create_engine, text
 
 from onesheet.bundle import load_bundle, write_bundle
@@ -174,21 +172,7 @@ async def client(settings: Settings, predictor: Predictor, connect: Any) -> Asyn
 
 
 @pytest.fixture
-def restored_logging() -> Iterator[None]:
-    """Undo what `configure_logging` does to the whole process."""
-    root, httpx_logger = logging.getLogger(), logging.getLogger("httpx")
-    level = root.level
-    httpx_logger.setLevel("WARNING")  # the client's own lines are not the service's
-    yield
-    # Only its handler goes: pytest comes and goes with its own between set-up, call and tear-down.
-    root.handlers = [handler for handler in root.handlers if type(handler) is not logging.StreamHandler]
-    root.setLevel(level)
-    httpx_logger.setLevel(logging.NOTSET)
-    structlog.reset_defaults()
-
-
-@pytest.fixture
-def read_log(restored_logging: None) -> Callable[[], list[dict[str, Any]]]:
+def read_log() -> Callable[[], list[dict[str, Any]]]:
     """Call it for all the lines that were logged."""
     stream = io.StringIO()
     with redirect_stderr(stream):

@@ -105,7 +105,7 @@ def test_it_stops_when_it_is_asked(server):
     assert server.stop() == 0
 
 
-def test_a_taken_port_is_told_before_bentoml_starts(restored_logging, settings, monkeypatch):
+def test_a_taken_port_is_told_before_bentoml_starts(settings, monkeypatch):
     monkeypatch.setattr(os, "execve", lambda *_: pytest.fail("it started"))
     with socket.create_server(("127.0.0.1", 0)) as other, pytest.raises(OnesheetError, match="the port is taken"):
         serve_with_bentoml(settings.model_copy(update={"port": other.getsockname()[1]}))

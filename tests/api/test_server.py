@@ -64,7 +64,7 @@ def test_a_client_that_leaves_in_the_middle_does_no_harm(serving, make_poster):
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
 def test_it_returns_normally_and_leaves_the_signals_as_they_were(
-    restored_logging, settings, wait_until_ready, eventually, free_port, how
+    settings, wait_until_ready, eventually, free_port, how
 ):
     port = free_port()
 
@@ -83,7 +83,7 @@ def test_it_returns_normally_and_leaves_the_signals_as_they_were(
 
 
 def test_what_is_under_way_is_finished_before_it_stops(
-    restored_logging, settings, make_poster, monkeypatch, wait_until_ready, eventually, free_port
+    settings, make_poster, monkeypatch, wait_until_ready, eventually, free_port
 ):
     port, serving, busy, statuses = free_port(), threading.Event(), threading.Event(), []
     may_end = threading.Event()
@@ -134,7 +134,7 @@ def test_what_is_under_way_is_finished_before_it_stops(
         ("192.0.2.1", False, "cannot assign requested address"),
     ],
 )
-def test_an_address_that_cannot_be_had_is_told_in_one_line(restored_logging, settings, host, taken, reason):
+def test_an_address_that_cannot_be_had_is_told_in_one_line(settings, host, taken, reason):
     with closing(socket.create_server(("127.0.0.1", 0))) as other:
         port = other.getsockname()[1] if taken else 0
         with pytest.raises(OnesheetError, match=f"cannot listen on {host}, port {port}: {reason}"):

@@ -211,7 +211,8 @@ def test_a_stall_that_no_time_out_reaches(run: Run, bucket: Any) -> None:
 
     def stop_once(method: str, name: str) -> None:
         if method == "POST" and len(bucket.uploaded) >= 10 and not stopped:
-            (worker,) = psutil.Process().children()
+            children = psutil.Process().children()
+            (worker,) = (child for child in children if "onesheet.data.dvc_worker" in child.cmdline())
             stopped.append(worker.pid)
             os.kill(worker.pid, signal.SIGSTOP)
 

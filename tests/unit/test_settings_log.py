@@ -21,7 +21,7 @@ from onesheet.serving.preflight import check_service
 from onesheet.settings import Settings
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
 ROOT = Path(__file__).parents[2]
 
@@ -249,10 +249,8 @@ def test_misspelt_variables_are_told_with_the_nearest_name(monkeypatch: pytest.M
 
 
 @pytest.fixture
-def logged() -> Iterator[Callable[..., io.StringIO]]:
+def logged() -> Callable[..., io.StringIO]:
     """`logged(level, as_json=True)`: sets up the log; what it returns fills with what is logged."""
-    root = logging.getLogger()
-    handlers, level = root.handlers, root.level
 
     def configured(level: str = "info", *, as_json: bool = False) -> io.StringIO:
         stream = io.StringIO()
@@ -260,9 +258,7 @@ def logged() -> Iterator[Callable[..., io.StringIO]]:
             configure_logging(level, as_json=as_json)
         return stream
 
-    yield configured
-    root.handlers, root.level = handlers, level
-    structlog.reset_defaults()
+    return configured
 
 
 def lines(stream: io.StringIO) -> list[dict[str, Any]]:
