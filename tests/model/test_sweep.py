@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import itertools
 import json
 import os
@@ -58,14 +59,25 @@ def sweep(configure, smallest, tmp_path):
     return make
 
 
-def test_eight_trials_by_two_workers_on_one_store(sweep, tmp_path):
+def test_two_workers_go_on_with_what_a_command_has_begun(sweep, tmp_path):
+    """On one store: one trial by the command, and as many more as eight want; then there is nothing left to do."""
+    wanted = dataclasses.replace(sweep(trials=8, workers=2), out=tmp_path / "out/test")
+    options = {"name": "test", "space": wanted.space, "store": wanted.store, "out": tmp_path / "out", "trials": 1}
+    arguments = [f"--{name}={value}" for name, value in options.items()]
+    result = CliRunner().invoke(app, ["sweep", *wanted.overrides, *arguments])
+    assert result.exit_code == 0, result.output
+    assert "1 trials" in result.output
+    assert "trials.csv" in result.output
+
     seen = []
-    study = run_sweep(sweep(trials=8, workers=2), lambda done, total: seen.append((done, total)))
+    study = run_sweep(wanted, lambda done, total: seen.append((done, total)))
+    assert len(run_sweep(wanted).trials) == 8
     trials = ranked(study)
     assert len(trials) == 8
     assert {trial.number for trial in trials} == set(range(8))
     assert seen[-1] == (8, 8)
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {f"test-{number:04d}" for number in range(8)}
+    runs = {path.name for path in wanted.out.iterdir() if path.is_dir()}
+    assert runs == {f"test-{number:04d}" for number in range(8)}
     for trial in trials:
         config = compose_config([], from_run=Path(trial.user_attrs["run_dir"]))
         assert config.optimizer.lr == trial.params["optimizer.lr"]
@@ -97,13 +109,6 @@ def test_what_made_trials_fall_behind_is_what_mattered(tmp_path, monkeypatch):
         study.tell(trial, **({"state": optuna.trial.TrialState.PRUNED} if large else {"values": value}))
     write_ranking(study, tmp_path)
     assert shown["data.batch_size"] > 0.9
-
-
-def test_a_sweep_goes_on_where_it_was(sweep):
-    run_sweep(sweep(trials=1))
-    study = run_sweep(sweep(trials=2))
-    assert len(study.trials) == 2
-    assert len(run_sweep(sweep(trials=2)).trials) == 2
 
 
 def test_a_trial_that_lags_behind_is_given_up(sweep):
@@ -212,15 +217,6 @@ def test_a_missing_space_is_named(tmp_path):
 def test_a_range_is_no_grid():
     with pytest.raises(ConfigError, match="seed: a grid needs `values`"):
         SearchSpace.model_validate({"method": "grid", "parameters": {"seed": {"min": 1, "max": 2}}}).grid()
-
-
-def test_the_command_prints_the_ranking_and_names_the_files(sweep, tmp_path):
-    wanted = sweep()
-    arguments = ["--space", str(wanted.space), "--store", wanted.store, "--out", str(tmp_path / "x"), "--trials", "1"]
-    result = CliRunner().invoke(app, ["sweep", *wanted.overrides, *arguments])
-    assert result.exit_code == 0, result.output
-    assert "1 trials" in result.output
-    assert "trials.csv" in result.output
 
 
 _VIEWER = {"id": "v", "entity": "team", "username": "user", "name": "user", "email": "", "flags": "{}", "admin": False}

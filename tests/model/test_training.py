@@ -85,7 +85,8 @@ def test_a_run_that_was_interrupted_can_be_resumed(configure, tmp_path, devices)
     assert errors.splitlines()[-1] == f"onesheet: interrupted; go on with: resume=true run_dir={run_dir}"
     assert "Traceback" not in errors
     done = torch.load(run_dir / "last.ckpt", weights_only=True)["epoch"] + 1
-    result = train(dataclasses.replace(configure(run_dir, f"trainer.epochs={done + 1}", *together), resume=True))
+    # By one process, also after two: two of them go on below.
+    result = train(dataclasses.replace(configure(run_dir, f"trainer.epochs={done + 1}", *LONG_EPOCHS), resume=True))
     assert load_checkpoint(result.last).epoch == done + 1
 
 
@@ -203,16 +204,21 @@ def test_what_is_no_run_cannot_be_repeated(tmp_path, content):
 
 
 def test_two_processes_reach_what_one_reaches(configure, tmp_path):
-    """Data-parallel over gloo; 192 training and an odd number of validation posters are shared out without doubles."""
-    learn = ("trainer.epochs=6", "augment=none", "trainer.accelerator=cpu", "trainer.ema_decay=0.8")
-    one = train(configure(tmp_path / "one", *learn))
-    two = train(configure(tmp_path / "two", *learn, "trainer.devices=2"))
+    """Data-parallel over gloo, after an epoch of one process; 192 training and an odd number of validation posters are
+    shared out without doubles."""
+    learn = ("augment=none", "trainer.accelerator=cpu", "trainer.ema_decay=0.8")
+    train(configure(tmp_path / "one", *learn, "trainer.epochs=1"))
+    shutil.copytree(tmp_path / "one", tmp_path / "two")
+    one, two = (
+        train(configure(tmp_path / run, *learn, "trainer.epochs=6", f"trainer.devices={devices}", "resume=true"))
+        for run, devices in (("one", 1), ("two", 2))
+    )
     losses = [torch.load(run.last, weights_only=True)["metrics"]["val/loss"] for run in (one, two)]
     assert losses[1] == pytest.approx(losses[0], abs=0.08)
     assert two.map_macro == pytest.approx(one.map_macro, abs=0.08)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["one", "two"]
-    with (tmp_path / "two/metrics/version_0/metrics.csv").open() as file:
-        assert sum(bool(row["val/loss"]) for row in csv.DictReader(file)) == 6
+    with (tmp_path / "two/metrics/version_1/metrics.csv").open() as file:
+        assert sum(bool(row["val/loss"]) for row in csv.DictReader(file)) == 5
 
 
 def test_an_error_in_one_of_two_processes_is_told_in_one_line(configure, tmp_path):
