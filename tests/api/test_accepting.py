@@ -87,8 +87,8 @@ def test_a_body_that_nobody_reads_is_not_waited_for_for_ever(monkeypatch):
 
 def test_the_more_connections_a_process_has_the_longer_it_lets_others_go_first(monkeypatch):
     """Whether they take their chance is up to the system; that they have one is seen by the time."""
-    monkeypatch.setattr(accepting, "_COURTESY_SECONDS", 0.1)  # or nothing could be told from it
-    monkeypatch.setattr(accepting, "_MOST_COURTESY_SECONDS", 0.25)
+    monkeypatch.setattr(accepting, "COURTESY_SECONDS", 0.1)  # or nothing could be told from it
+    monkeypatch.setattr(accepting, "MAX_COURTESY_SECONDS", 0.25)
     waits = []
     with listening() as (listener, address), serving_on(listener), ExitStack() as held:
         for _ in range(5):
@@ -100,7 +100,7 @@ def test_the_more_connections_a_process_has_the_longer_it_lets_others_go_first(m
 
 
 def test_a_system_without_room_is_told_and_asked_again(monkeypatch, read_log):
-    monkeypatch.setattr(accepting, "_EXHAUSTED_SECONDS", 0.1)
+    monkeypatch.setattr(accepting, "EXHAUSTED_SECONDS", 0.1)
     with listening(Exhausted) as (listener, address), serving_on(listener):
         ask(address).close()
     (line,) = [line for line in read_log() if line["level"] == "error"]

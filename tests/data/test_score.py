@@ -491,7 +491,7 @@ def test_a_header_of_a_tar_cannot_ask_for_everything(kind, suffix, tmp_path, sco
 
 
 def test_a_list_of_members_that_wants_all_memory_is_refused(tmp_path, score, monkeypatch):
-    monkeypatch.setattr(archives, "_DIRECTORY_BYTES", 1000)
+    monkeypatch.setattr(archives, "MAX_DIRECTORY_BYTES", 1000)
     with zipfile.ZipFile(tmp_path / "many.zip", "w") as archive:
         for number in range(100):
             archive.writestr(f"{number}.jpg", b"")

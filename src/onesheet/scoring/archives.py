@@ -29,7 +29,7 @@ from onesheet.image import ImageLimits
 from onesheet.scoring.rows import Entry, Row, fail, file_etag, file_identity, shown, why_skipped
 
 _HEADER_BYTES: Final = 2**20
-_DIRECTORY_BYTES: Final = 32 * 2**20
+MAX_DIRECTORY_BYTES: Final = 32 * 2**20
 """Of a zip's list of members, which has to be in memory as a whole, at about ten times its size."""
 
 _DAMAGED: Final = (
@@ -94,7 +94,7 @@ class ZipSource:
         self.skipped.clear()
         with _there(self._path), self._path.open("rb") as file:
             try:
-                members = zipfile.ZipFile(_Bounded(file, _DIRECTORY_BYTES)).infolist()
+                members = zipfile.ZipFile(_Bounded(file, MAX_DIRECTORY_BYTES)).infolist()
             except _DAMAGED as error:
                 raise DataError(f"{self._path.name} is no zip archive that can be read: {error}") from error
         self._pictures = [member for member in members if _is_picture(member.filename, member.is_dir(), self.skipped)]

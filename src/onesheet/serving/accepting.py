@@ -20,9 +20,9 @@ from onesheet.serving.protocol import BoundedHttpProtocol
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
 
-_COURTESY_SECONDS: Final = 0.0002
-_MOST_COURTESY_SECONDS: Final = 0.004
-_EXHAUSTED_SECONDS: Final = 1.0
+COURTESY_SECONDS: Final = 0.0002
+MAX_COURTESY_SECONDS: Final = 0.004
+EXHAUSTED_SECONDS: Final = 1.0
 
 logger: FilteringBoundLogger = structlog.get_logger(__name__)
 
@@ -84,7 +84,7 @@ class TurnTakingServer:
 
     def _let_others_go_first(self) -> None:
         self._loop.remove_reader(self._listener)
-        courtesy = min(_COURTESY_SECONDS * BoundedHttpProtocol.open_connections, _MOST_COURTESY_SECONDS)
+        courtesy = min(COURTESY_SECONDS * BoundedHttpProtocol.open_connections, MAX_COURTESY_SECONDS)
         self._turn = self._loop.call_later(courtesy, self._accept)
 
     def _accept(self) -> None:
@@ -94,7 +94,7 @@ class TurnTakingServer:
             self._wait()
         except OSError as error:
             logger.error("cannot accept connections", reason=error.strerror)
-            self._turn = self._loop.call_later(_EXHAUSTED_SECONDS, self._wait)
+            self._turn = self._loop.call_later(EXHAUSTED_SECONDS, self._wait)
         else:
             arriving = self._loop.create_task(self._loop.connect_accepted_socket(self._factory, connection))
             self._arriving.add(arriving)

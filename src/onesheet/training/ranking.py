@@ -54,8 +54,8 @@ def write_ranking(study: optuna.Study, out: Path) -> list[Path]:
             writer.writerow([rank, *_row(trial, parameters), trial.user_attrs.get("run_dir")])
     written = [out / TABLE_FILE, out / HISTORY_FILE]
     _history_figure(study).savefig(out / HISTORY_FILE, dpi=120)
-    if importance := _importance(study):
-        _importance_figure(importance).savefig(out / IMPORTANCE_FILE, dpi=120)
+    if shares := importance(study):
+        _importance_figure(shares).savefig(out / IMPORTANCE_FILE, dpi=120)
         written.append(out / IMPORTANCE_FILE)
     return written
 
@@ -77,7 +77,7 @@ def _value(trial: FrozenTrial) -> float:
     return trial.intermediate_values[max(trial.intermediate_values)] if trial.intermediate_values else float("nan")
 
 
-def _importance(study: optuna.Study) -> dict[str, float]:
+def importance(study: optuna.Study) -> dict[str, float]:
     """Share of the variation that each parameter explains (fANOVA, Hutter et al., 2014); empty if it cannot be told.
 
     Trials that were given up count with their last value: what made them fall behind is what mattered most.
