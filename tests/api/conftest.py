@@ -399,20 +399,31 @@ def _wait_until_ready() -> Callable[[str], None]:
     return wait_until_ready
 
 
+@contextmanager
+def servers_in(folder: Path, bundle: Path) -> Iterator[Callable[..., Served]]:
+    """What starts servers, which are gone at the end."""
+    with ExitStack() as started:
+
+        def start(*options: str, **environment: str) -> Served:
+            server = Served(Path(tempfile.mkdtemp(dir=folder)), {"BUNDLE": str(bundle), **environment}, *options)
+            started.callback(server.kill)
+            return server
+
+        yield start
+
+
 @pytest.fixture
 def serving(tiny_bundle: Path, tmp_path: Path) -> Iterator[Callable[..., Served]]:
     """`serving(WORKERS="2")`: a running server with these settings, gone at the end."""
-    servers: list[Served] = []
+    with servers_in(tmp_path, tiny_bundle) as start:
+        yield start
 
-    def start(*options: str, **environment: str) -> Served:
-        folder = tmp_path / f"server-{len(servers)}"
-        folder.mkdir()
-        servers.append(Served(folder, {"BUNDLE": str(tiny_bundle), **environment}, *options))
-        return servers[-1]
 
-    yield start
-    for server in servers:
-        server.kill()
+@pytest.fixture(scope="module")
+def serving_all(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Served]]:
+    """As `serving`, for all tests of a module that do a server no harm."""
+    with servers_in(tmp_path_factory.mktemp("servers"), tiny_bundle) as start:
+        yield start
 
 
 @pytest.fixture(scope="session")
