@@ -52,6 +52,11 @@ def pytest_configure(config: pytest.Config) -> None:
     leak_check.configure(config)
 
 
+def pytest_xdist_auto_num_workers() -> int:
+    """One more than there are cores: tests of services, browsers and commands wait for these much of their time."""
+    return (os.cpu_count() or 1) + 1
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _keep_priority() -> Iterator[None]:
     """Commands that let others go first run in this process too; it could not go back, nor what it starts later."""
