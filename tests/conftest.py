@@ -7,6 +7,7 @@ import io
 import logging
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -50,6 +51,9 @@ HEIGHT, WIDTH, EMBEDDING = 32, 24, 8
 
 def pytest_configure(config: pytest.Config) -> None:
     leak_check.configure(config)
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        # As in what a script starts with `&`; all that the tests start and then interrupt would ignore it too.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_xdist_auto_num_workers() -> int:
