@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import sqlite3
 import sys
 import threading
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from uuid import uuid4
 
@@ -15,6 +17,7 @@ from sqlalchemy import create_engine, inspect
 from onesheet.errors import InvalidRequestError, LogUnavailableError, UnknownPredictionError
 from onesheet.image_statistics import STATISTICS
 from onesheet.predictionlog import Feedback, GroupWriter, LoggedPrediction, PredictionLog
+from onesheet.predictionlog.migrate import upgrade
 from onesheet.predictionlog.schema import METADATA
 from tests.processes import MAX_WAIT
 
@@ -238,3 +241,34 @@ def test_a_folder_that_is_not_there_is_told_without_its_name(tmp_path):
         log.migrate()
     assert str(tmp_path) not in failure.value.message
     log.close()
+
+
+def test_closing_lets_another_thread_finish_what_it_does_with_the_file(tmp_path, monkeypatch):
+    path, is_locked, failures = tmp_path / "log.db", threading.Event(), []
+    with closing(sqlite3.connect(path, isolation_level=None, check_same_thread=False)) as other:
+
+        def upgrade_then_lock(engine):
+            upgrade(engine)
+            other.execute("BEGIN IMMEDIATE")
+            is_locked.set()
+
+        def migrate():
+            try:
+                log.migrate()
+            except Exception as error:
+                failures.append(error)
+
+        monkeypatch.setattr("onesheet.predictionlog.migrate.upgrade", upgrade_then_lock)
+        log = PredictionLog(f"sqlite:///{path}")
+        migrating, closer = threading.Thread(target=migrate), threading.Thread(target=log.close)
+        migrating.start()
+        assert is_locked.wait(MAX_WAIT)
+        closer.start()
+        # Only so that a connection that is closed too early is: whatever comes first here, the rest has to hold.
+        closer.join(0.2)
+        other.execute("COMMIT")
+        migrating.join(MAX_WAIT)
+        closer.join(MAX_WAIT)
+        (mark,) = other.execute("PRAGMA application_id").fetchone()
+    assert not failures
+    assert mark

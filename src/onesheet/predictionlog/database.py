@@ -19,6 +19,7 @@ from onesheet.predictionlog.url import parse_log_url
 # A store that does not answer within this time is down: a client waits for the answer.
 _CONNECT_SECONDS: Final = 2
 _STATEMENT_SECONDS: Final = 5
+_CLOSING_SECONDS: Final = 5
 _BATCH: Final = 1000
 # How often something may be replaced under one statement.
 _ATTEMPTS: Final = 3
@@ -122,10 +123,16 @@ class Database:
             raise failure
 
     def close(self) -> None:
-        """Close all connections."""
+        """Close all connections; one that another thread uses for longer than a few seconds stays open.
+
+        SQLite ends the process where a connection is closed while another thread uses it.
+        """
         self._engine.dispose()
-        if self._file is not None:
-            self._file.close()
+        if self._file is not None and self._lock.acquire(timeout=_CLOSING_SECONDS):
+            try:
+                self._file.close()
+            finally:
+                self._lock.release()
 
     def _make_ready(self) -> int:
         """Open the file that is at the path, and see to the tables where that is this process' business.
