@@ -79,6 +79,14 @@ def _patient_clients() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
+def _restored_interrupt() -> Iterator[None]:
+    """Undo what a command that was interrupted does to this process: the next Ctrl-C would kill it."""
+    before = signal.getsignal(signal.SIGINT)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.fixture(autouse=True)
 def _restored_logging() -> Iterator[None]:
     """Undo what commands do to the logging of the whole process: their handler writes to where one test captures it."""
     root = logging.getLogger()

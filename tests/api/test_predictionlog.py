@@ -255,7 +255,7 @@ def test_closing_lets_another_thread_finish_what_it_does_with_the_file(tmp_path,
         def migrate():
             try:
                 log.migrate()
-            except Exception as error:
+            except LogUnavailableError as error:
                 failures.append(error)
 
         monkeypatch.setattr("onesheet.predictionlog.migrate.upgrade", upgrade_then_lock)
