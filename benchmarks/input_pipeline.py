@@ -18,7 +18,8 @@ from pathlib import Path
 
 import torch
 
-from onesheet.data.datamodule import Batch, PosterDataModule
+from onesheet.data.datamodule import PosterDataModule
+from onesheet.data.dataset import Batch
 from onesheet.data.manifest import MANIFEST_FILE, read_manifest
 from onesheet.image import PreprocessSpec
 from onesheet.training.compose import compose_config

@@ -326,6 +326,12 @@ def test_posters_can_be_read_again_every_epoch_by_other_processes(configure, che
     assert all(torch.equal(tensor, other[name]) for name, tensor in one.items())
 
 
+def test_a_loader_process_starts_without_lightning():
+    """It imports what its data set is made of, and Lightning would take most of the time of a start."""
+    code = "import sys, onesheet.data.dataset, onesheet.data.shard_stream; print('lightning' in sys.modules)"
+    assert run_command([sys.executable, "-c", code], check=True).stdout == "False\n"
+
+
 def test_a_used_run_folder_is_not_overwritten(configure, checkpoint):
     before = checkpoint.read_bytes()
     with pytest.raises(TrainingError, match="resume=true"):

@@ -19,7 +19,7 @@ from onesheet.training.checkpoint import load_checkpoint
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from onesheet.data.datamodule import OnPoster
+    from onesheet.data.dataset import OnPoster
     from onesheet.data.manifest import Manifest
     from onesheet.training.config import LossConfig
 

@@ -40,7 +40,7 @@ from onesheet.training.trainer import build_trainer, without_chatter
 if TYPE_CHECKING:
     from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 
-    from onesheet.data.datamodule import OnPoster
+    from onesheet.data.dataset import OnPoster
     from onesheet.training.config import TrainConfig
 
 BACKBONE_FILE: Final = "backbone.safetensors"
