@@ -165,7 +165,8 @@ def test_a_log_that_is_replaced_under_the_service_loses_no_answer(serving, load,
         lambda: shutil.copy(old, path),
         lambda: Path(shutil.copy(old, folder / "new.db")).rename(path),
         lambda: path.with_name("log.db-wal").unlink(),
-        lambda: shutil.rmtree(folder) or folder.mkdir(),
+        # Renamed first, for the service puts a new file into a folder as long as it is there.
+        lambda: shutil.rmtree(folder.rename(tmp_path / "removed")) or folder.mkdir(),
     ):
         before = load(server.url, make_poster(), 2)
         before.wait_for(8)
