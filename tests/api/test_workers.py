@@ -31,12 +31,12 @@ def test_a_killed_worker_is_replaced_and_no_answer_is_lost_from_the_log(serving,
     os.kill(before[0], signal.SIGKILL)
     clients.wait_for(200)
     eventually(lambda: len(server.workers()) == 2 and before[0] not in server.workers())
+    broken = clients.broken
     clients.wait_for(50)
     clients.stop()
 
     assert set(clients.statuses) <= {200, 503}
-    # What the dead process held of the four clients: an answer under way, and perhaps the connection that came next.
-    assert clients.broken <= 8
+    assert clients.broken == broken <= 8  # the dead process held those of four clients; now and then one met it twice
     assert len(set(clients.ids)) == len(clients.ids)
     logged = logged_ids(server)
     assert set(clients.ids) <= logged

@@ -44,7 +44,7 @@ def test_tune_prints_settings_that_the_service_takes(
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(tune, "candidates", lambda cores: [Candidate(1, 1, 4)])
+    monkeypatch.setattr(tune, "candidates", lambda cores: [Candidate(2, 1, 4)])
     monkeypatch.setattr(tune, "_BATCHES", (1,))
     # What the operator has set for his own service must not turn the load away.
     monkeypatch.setenv("ONESHEET_API_KEYS", "0" * 64)
@@ -59,7 +59,7 @@ def test_tune_prints_settings_that_the_service_takes(
     assert stopped.value.code == 0
 
     found = json.loads(capfd.readouterr().out)
-    assert [(trial["workers"], trial["max_batch"]) for trial in found["trials"]] == [(1, 4), (1, 1)]
+    assert [(trial["workers"], trial["max_batch"]) for trial in found["trials"]] == [(2, 4), (2, 1)]
     assert all(trial["posters_per_s"] > 0 and trial["p95_ms"] > 0 for trial in found["trials"])
     names = {name.removeprefix("ONESHEET_").lower(): value for name, value in found["settings"].items()}
     settings = Settings(_env_file=None, **names)
